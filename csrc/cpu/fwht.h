@@ -1,0 +1,78 @@
+// The Walsh-Hadamard transform of one block, in natural order, stages h = 1, 2, 4, ... ascending:
+// every element is then the same tree of sums on every backend, and so the same bits.
+#pragma once
+#include "simd.h"
+
+namespace PYDELTA_NAMESPACE {
+
+// log2(count) butterfly stages between `count` registers.
+template <int count, class C>
+inline void register_stages(Vec<C> (&v)[count]) {
+#pragma GCC unroll 8
+  for (int h = 1; h < count; h *= 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < count; ++i) {
+      if (i & h) continue;
+      const Vec<C> a = v[i], b = v[i + h];
+      v[i] = a + b;
+      v[i + h] = SUB;
+    }
+  }
+}
+
+// The stages inside a register: blocks of 2^log lanes, log up to log2(kLanes).
+template <class C>
+inline Vec<C> lane_stages(Vec<C> v, int log) {
+  if (log > 0) v = lane_stage<1, C>(v);
+  if (log > 1) v = lane_stage<2, C>(v);
+  if constexpr (kLanes<C> > 4) {
+    if (log > 2) v = lane_stage<4, C>(v);
+  }
+  if constexpr (kLanes<C> > 8) {
+    if (log > 3) v = lane_stage<8, C>(v);
+  }
+  return v;
+}
+
+template <class C>
+constexpr int kLaneLog = kLanes<C> == 16 ? 4 : kLanes<C> == 8 ? 3 : kLanes<C> == 4 ? 2 : 1;
+
+// One pass over the block: 2^radix registers, `stride` apart, are loaded, combined and stored.
+template <int radix, class C, class Load, class Store>
+inline void fwht_pass(int64_t vectors, int64_t stride, Load load, Store store) {
+  constexpr int count = 1 << radix;
+  for (int64_t outer = 0; outer < vectors; outer += stride * count) {
+    for (int64_t first = outer; first < outer + stride; ++first) {
+      Vec<C> v[count];
+#pragma GCC unroll 16
+      for (int i = 0; i < count; ++i) v[i] = load(first + i * stride);
+      register_stages<count, C>(v);
+#pragma GCC unroll 16
+      for (int i = 0; i < count; ++i) store(first + i * stride, v[i]);
+    }
+  }
+}
+
+template <int radix, class C, class Load, class Store>
+inline void fwht_pass_of(int log, int64_t vectors, int64_t stride, Load load, Store store) {
+  if constexpr (radix > 0) {
+    if (log < radix) return fwht_pass_of<radix - 1, C>(log, vectors, stride, load, store);
+  }
+  fwht_pass<radix, C>(vectors, stride, load, store);
+}
+
+// Transforms 2^log registers into `tile`. load(i) gives register i, its lanes' own stages included.
+template <class C, class Load>
+inline void fwht(int log, C* tile, Load load) {
+  const int64_t vectors = int64_t(1) << log;
+  const auto get = [tile](int64_t i) { return PYDELTA_NAMESPACE::load(tile + i * kLanes<C>); };
+  const auto put = [tile](int64_t i, Vec<C> v) { store(tile + i * kLanes<C>, v); };
+  const int first = log < kRadixLog ? log : kRadixLog;
+  fwht_pass_of<kRadixLog, C>(first, vectors, 1, load, put);
+  for (int done = first; done < log; done += kRadixLog) {
+    const int radix = log - done < kRadixLog ? log - done : kRadixLog;
+    fwht_pass_of<kRadixLog, C>(radix, vectors, int64_t(1) << done, get, put);
+  }
+}
+
+}  // namespace PYDELTA_NAMESPACE

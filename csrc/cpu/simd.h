@@ -1,0 +1,266 @@
+// One vector register of the instruction set this file is compiled for: load, store, flip, permute.
+#pragma once
+#include <utility>
+
+#include "../core/types.h"
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+#if !defined(__GNUC__)
+#error "pydelta's CPU kernels use GCC vector extensions: build with GCC 9 or newer, or with Clang"
+#endif
+
+namespace PYDELTA_NAMESPACE {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kRadixLog = 4;  // 16 of 32 registers hold data
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kRadixLog = 3;  // 8 of 16
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16;
+constexpr int kRadixLog = 4;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kRadixLog = 3;
+#endif
+
+template <class E, int N>
+struct vector_of {
+  typedef E type __attribute__((vector_size(N * sizeof(E))));
+};
+template <class C>
+constexpr int kLanes = kVectorBytes / int(sizeof(C));
+template <class C>
+using Vec = typename vector_of<C, kLanes<C>>::type;
+template <class C>
+using VecBits = typename vector_of<bits_t<C>, kLanes<C>>::type;
+
+template <class C>
+constexpr bits_t<C> kSignBit = bits_t<C>(1) << (8 * sizeof(C) - 1);
+
+template <class C>
+inline Vec<C> broadcast(C value) {
+  return Vec<C>{} + value;
+}
+
+// 0, 1, 2, ... in the lanes.
+template <class C>
+inline VecBits<C> lane_index() {
+  VecBits<C> index;
+  for (int i = 0; i < kLanes<C>; ++i) index[i] = bits_t<C>(i);
+  return index;
+}
+
+// ---- load: kLanes<C> elements of T, widened to C ---------------------------------------------
+
+inline Vec<float> load(const float* p) {
+  Vec<float> v;
+  memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+inline Vec<double> load(const double* p) {
+  Vec<double> v;
+  memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+inline Vec<float> load(const bf16* p) {
+  typename vector_of<uint16_t, kLanes<float>>::type raw;
+  memcpy(&raw, p, sizeof(raw));
+  return bit_cast<Vec<float>>(__builtin_convertvector(raw, VecBits<float>) << 16);
+}
+
+// IEEE half to float for every bit pattern: the exponent is rebased by a multiplication, which is exact.
+inline float widen(f16 h) {
+  const uint32_t sign = uint32_t(h.bits & 0x8000u) << 16, magnitude = h.bits & 0x7fffu;
+  const float rebased = bit_cast<float>(magnitude << 13) * 0x1p112f;
+  uint32_t bits = bit_cast<uint32_t>(rebased);
+  if (magnitude >= 0x7c00u) bits |= 0x7f800000u;
+  return bit_cast<float>(bits | sign);
+}
+
+inline Vec<float> load(const f16* p) {
+#if defined(__AVX512F__)
+  return (Vec<float>)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__F16C__)
+  return (Vec<float>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#else
+  Vec<float> v;
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = widen(p[i]);
+  return v;
+#endif
+}
+
+// ---- store: round to nearest even, once ------------------------------------------------------
+
+inline void store(float* p, Vec<float> v) { memcpy(p, &v, sizeof(v)); }
+
+inline void store(double* p, Vec<double> v) { memcpy(p, &v, sizeof(v)); }
+
+inline auto round_to_bf16(Vec<float> v) {
+  const auto bits = bit_cast<VecBits<float>>(v);
+  const auto rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const auto nan = bit_cast<VecBits<float>>(v != v);
+  const auto kept = (rounded & ~nan) | (nan & 0x7fc0u);
+  return __builtin_convertvector(kept, typename vector_of<uint16_t, kLanes<float>>::type);
+}
+
+inline void store(bf16* p, Vec<float> v) {
+  const auto raw = round_to_bf16(v);
+  memcpy(p, &raw, sizeof(raw));
+}
+
+inline void store2(bf16* p, Vec<float> a, Vec<float> b){
+  if (__builtin_expect(_mm512_cmp_ps_mask((__m512)a,(__m512)b,_CMP_UNORD_Q)!=0,0)) { store(p,a); store(p+16,b); return; }
+  const auto x=bit_cast<VecBits<float>>(a), y=bit_cast<VecBits<float>>(b);
+  const auto rx=x+0x7fffu+((x>>16)&1u), ry=y+0x7fffu+((y>>16)&1u);
+  typename vector_of<uint16_t, 32>::type idx; for(int i=0;i<32;i++) idx[i]=uint16_t(2*i+1);
+  __m512i r=_mm512_permutex2var_epi16((__m512i)rx,(__m512i)idx,(__m512i)ry);
+  _mm512_storeu_si512(p,r);
+}
+
+// Float to IEEE half, ties to even, for every bit pattern: adding a power of two 13 binary places
+// above the value's leading bit lets the adder itself do the rounding.
+inline f16 narrow(float value) {
+  const uint32_t bits = bit_cast<uint32_t>(value), magnitude = bits & 0x7fffffffu;
+  uint32_t half;
+  if (magnitude > 0x7f800000u) {
+    half = 0x7e00u;
+  } else if (magnitude >= 0x477ff000u) {  // 65520 and more round to infinity
+    half = 0x7c00u;
+  } else {
+    const uint32_t exponent = magnitude >> 23 > 113u ? magnitude >> 23 : 113u;
+    const float anchor = bit_cast<float>((exponent + 13u) << 23);
+    const uint32_t sum = bit_cast<uint32_t>(bit_cast<float>(magnitude) + anchor);
+    half = ((exponent - 113u) << 10) + (sum - bit_cast<uint32_t>(anchor));
+  }
+  return {uint16_t(half | (bits >> 16 & 0x8000u))};
+}
+
+inline void store(f16* p, Vec<float> v) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kLanes<float>; ++i) p[i] = narrow(v[i]);
+#endif
+}
+
+// ---- streaming stores, around the cache: p is aligned to the size written --------------------
+
+inline void stream_register(void* p, const void* v, int bytes) {
+#if defined(__AVX512F__)
+  if (bytes == 64) return _mm512_stream_si512((__m512i*)p, _mm512_loadu_si512(v));
+#endif
+#if defined(__AVX2__)
+  if (bytes == 32) return _mm256_stream_si256((__m256i*)p, _mm256_loadu_si256((const __m256i*)v));
+#endif
+#if defined(__SSE2__)
+  if (bytes == 16) return _mm_stream_si128((__m128i*)p, _mm_loadu_si128((const __m128i*)v));
+#endif
+  memcpy(p, v, size_t(bytes));
+}
+
+inline void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+// A vector of T as it lies in memory; stream() stores it around the cache.
+template <class T, class C = compute_t<T>>
+inline void stream(T* p, Vec<C> v) {
+  alignas(kVectorBytes) T raw[kLanes<C>];
+  store(raw, v);
+  stream_register(p, raw, int(sizeof(raw)));
+}
+
+// ---- part of a vector, at the end of a row ---------------------------------------------------
+
+template <class T, class C = compute_t<T>>
+inline Vec<C> load_part(const T* p, int count) {
+  T raw[kLanes<C>] = {};
+  memcpy(raw, p, sizeof(T) * size_t(count));
+  return load(raw);
+}
+
+template <class T, class C = compute_t<T>>
+inline void store_part(T* p, Vec<C> v, int count) {
+  T raw[kLanes<C>];
+  store(raw, v);
+  memcpy(p, raw, sizeof(T) * size_t(count));
+}
+
+// ---- arithmetic ------------------------------------------------------------------------------
+
+// a where the bit of `minus` is 0, -a where it is 1: exact, through the sign bit. Only the lowest
+// kLanes<C> bits count.
+template <class C>
+inline Vec<C> flip(Vec<C> a, uint32_t minus) {
+#if defined(__AVX512DQ__)
+  if constexpr (sizeof(C) == 4) {
+    const auto m = __mmask16(minus);
+    return (Vec<C>)_mm512_mask_xor_ps((__m512)a, m, (__m512)a, _mm512_set1_ps(-0.0f));
+  } else {
+    const auto m = __mmask8(minus);
+    return (Vec<C>)_mm512_mask_xor_pd((__m512d)a, m, (__m512d)a, _mm512_set1_pd(-0.0));
+  }
+#else
+  constexpr int top = 8 * int(sizeof(C)) - 1;
+  const VecBits<C> lane = bits_t<C>(minus) << (bits_t<C>(top) - lane_index<C>());
+  return bit_cast<Vec<C>>(bit_cast<VecBits<C>>(a) ^ (lane & kSignBit<C>));
+#endif
+}
+
+// Lane i of the result is lane i XOR h.
+template <int h, class C, size_t... lane>
+inline Vec<C> exchange(Vec<C> v, std::index_sequence<lane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(v, v, (int(lane) ^ h)...);
+#else
+  return __builtin_shuffle(v, VecBits<C>{(bits_t<C>(lane) ^ bits_t<C>(h))...});
+#endif
+}
+
+// a + b * c where the product is exact (c is +-1), so that fused or not the bits are the same. On some
+// cores multiply-adds have execution ports that additions have not: half of a butterfly goes there.
+template <class C>
+inline Vec<C> add_exact_product(Vec<C> a, Vec<C> b, Vec<C> c) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(C) == 4) {
+    return (Vec<C>)_mm512_fmadd_ps((__m512)b, (__m512)c, (__m512)a);
+  } else {
+    return (Vec<C>)_mm512_fmadd_pd((__m512d)b, (__m512d)c, (__m512d)a);
+  }
+#elif defined(__FMA__)
+  if constexpr (sizeof(C) == 4) {
+    return (Vec<C>)_mm256_fmadd_ps((__m256)b, (__m256)c, (__m256)a);
+  } else {
+    return (Vec<C>)_mm256_fmadd_pd((__m256d)b, (__m256d)c, (__m256d)a);
+  }
+#else
+  return a + b * c;
+#endif
+}
+
+// +1 in the lanes whose bit h is clear, -1 in those where it is set.
+template <int h, class C>
+inline Vec<C> lane_signs() {
+  Vec<C> signs;
+  for (int i = 0; i < kLanes<C>; ++i) signs[i] = (i & h) ? C(-1) : C(1);
+  return signs;
+}
+
+// One butterfly stage between lanes: lane i gets v[i] + v[i^h] where bit h of i is clear, v[i^h] - v[i] where set.
+template <int h, class C>
+inline Vec<C> lane_stage(Vec<C> v) {
+  const auto partner = exchange<h, C>(v, std::make_index_sequence<kLanes<C>>());
+  return add_exact_product<C>(partner, v, lane_signs<h, C>());
+}
+
+}  // namespace PYDELTA_NAMESPACE

@@ -1,0 +1,57 @@
+"""Deltas of fine-tuned models: compress, retrieve, transform, with the same bits on every device.
+
+Names load on first use, so a command that needs no torch never imports it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pydelta import compat as compat
+    from pydelta._dispatch import backends as backends
+    from pydelta._dispatch import use_backend as use_backend
+    from pydelta.checkpoint import load_checkpoint as load_checkpoint
+    from pydelta.checkpoint import save_checkpoint as save_checkpoint
+    from pydelta.ops import hadamard as hadamard
+    from pydelta.ops import retrieve as retrieve
+    from pydelta.ops import rotate as rotate
+    from pydelta.ops import sign_flip as sign_flip
+    from pydelta.ops import superpose as superpose
+    from pydelta.random import Key as Key
+    from pydelta.random import key as key
+    from pydelta.superposition import Superposition as Superposition
+
+_HOME = {
+    "Key": "pydelta.random",
+    "Superposition": "pydelta.superposition",
+    "backends": "pydelta._dispatch",
+    "compat": "pydelta.compat",
+    "hadamard": "pydelta.ops",
+    "key": "pydelta.random",
+    "load_checkpoint": "pydelta.checkpoint",
+    "retrieve": "pydelta.ops",
+    "rotate": "pydelta.ops",
+    "save_checkpoint": "pydelta.checkpoint",
+    "sign_flip": "pydelta.ops",
+    "superpose": "pydelta.ops",
+    "use_backend": "pydelta._dispatch",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pydelta' has no attribute {name!r}")
+    module = importlib.import_module(_HOME[name])
+    value = module if name == "compat" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

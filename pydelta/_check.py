@@ -1,0 +1,159 @@
+"""Checks of what callers pass: each raises one sentence, ``[op] rule, got value``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from pydelta.random import Key
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+TRANSFORMS = ("none", "sign", "hadamard")
+MAX_DEFAULT_BLOCK = 32768
+MAX_BLOCK = 1 << 24
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def floating(op: str, name: str, x: object) -> None:
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"[{op}] {name} must be a tensor, got {type(x).__name__}")
+    if x.dtype not in FLOATS:
+        raise TypeError(
+            f"[{op}] {name} must be float32, bfloat16, float16 or float64, got {name_of(x.dtype)}"
+        )
+    if x.layout is not torch.strided:
+        raise TypeError(f"[{op}] {name} must be dense, got {x.layout}")
+
+
+def alike(op: str, name: str, x: torch.Tensor, of: str, like: torch.Tensor) -> None:
+    """Same shape and device as ``like``."""
+    if x.shape != like.shape:
+        raise ValueError(
+            f"[{op}] {name} must have {of}'s shape {tuple(like.shape)}, got {tuple(x.shape)}"
+        )
+    if x.device != like.device:
+        raise ValueError(f"[{op}] {name} must be on {of}'s device {like.device}, got {x.device}")
+
+
+def dtype_of(op: str, name: str, x: torch.Tensor, expected: torch.dtype) -> None:
+    if x.dtype != expected:
+        raise ValueError(f"[{op}] {name} must be {name_of(expected)}, got {name_of(x.dtype)}")
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What the arithmetic runs in: fp64 for fp64, fp32 for all else."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def same_precision(op: str, name: str, dtype: torch.dtype, base: torch.dtype) -> None:
+    """float64 goes with float64 alone: everything else computes in fp32."""
+    if compute_dtype(dtype) is not compute_dtype(base):
+        raise ValueError(
+            f"[{op}] {name} must be float64 exactly when base is ({name_of(base)}), got {name_of(dtype)}"
+        )
+
+
+def out_dtype(
+    op: str, dtype: object, out: object, default: torch.dtype
+) -> torch.dtype:
+    """The result's dtype: as asked, else ``out``'s, else the default."""
+    if dtype is None:
+        dtype = out.dtype if isinstance(out, torch.Tensor) else default
+    if not isinstance(dtype, torch.dtype) or dtype not in FLOATS:
+        raise TypeError(f"[{op}] out_dtype must be a floating dtype of torch, got {dtype!r}")
+    same_precision(op, "out_dtype", dtype, default)
+    return dtype
+
+
+def has_dimension(op: str, x: torch.Tensor) -> None:
+    if x.dim() == 0:
+        raise ValueError(f"[{op}] x must have at least one dimension, got shape ()")
+
+
+def dim(op: str, dim: object, x: torch.Tensor) -> int:
+    """``dim`` counted from the front."""
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"[{op}] dim must be an int, got {type(dim).__name__}")
+    if not -x.dim() <= dim < x.dim():
+        raise ValueError(
+            f"[{op}] dim must lie in [{-x.dim()}, {x.dim() - 1}] for shape {tuple(x.shape)}, got {dim}"
+        )
+    return dim % x.dim()
+
+
+def default_block(n: int) -> int:
+    """The largest power of two that divides ``n``, at most 32768; 1 for n = 0."""
+    return min(n & -n, MAX_DEFAULT_BLOCK) if n else 1
+
+
+def block(op: str, block: object, n: int) -> int:
+    if block is None:
+        return default_block(n)
+    if isinstance(block, bool) or not isinstance(block, int):
+        raise TypeError(f"[{op}] block must be an int, got {type(block).__name__}")
+    if block < 1 or block & (block - 1) or n % block:
+        raise ValueError(f"[{op}] block must be a power of two that divides {n}, got {block}")
+    if block > MAX_BLOCK:
+        raise ValueError(f"[{op}] block must be at most {MAX_BLOCK}, got {block}")
+    return block
+
+
+def key(op: str, name: str, value: object) -> Key:
+    if not isinstance(value, Key):
+        raise TypeError(f"[{op}] {name} must be a pydelta.Key, got {type(value).__name__}")
+    return value
+
+
+def number(op: str, name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"[{op}] {name} must be a number, got {type(value).__name__}")
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(f"[{op}] {name} must be finite, got {value}")
+    return float(value)
+
+
+def transform(op: str, value: object) -> str:
+    if value not in TRANSFORMS:
+        raise ValueError(f"[{op}] transform must be one of {', '.join(TRANSFORMS)}, got {value!r}")
+    return str(value)
+
+
+def count(op: str, name: str, values: Sequence[object], expected: int) -> None:
+    if len(values) != expected:
+        raise ValueError(f"[{op}] {name} must have one entry per model ({expected}), got {len(values)}")
+
+
+def out(op: str, out: object, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if not isinstance(out, torch.Tensor):
+        raise TypeError(f"[{op}] out must be a tensor, got {type(out).__name__}")
+    alike(op, "out", out, "the input", like)
+    dtype_of(op, "out", out, dtype)
+    return out
+
+
+def no_partial_overlap(op: str, out: torch.Tensor, inputs: Sequence[torch.Tensor]) -> None:
+    """``out`` is one of the inputs, element for element, or shares no memory with them.
+
+    What is tested is the span of memory that each tensor covers, so interleaved views count as
+    overlapping.
+    """
+    first, last = _span(out)
+    for x in inputs:
+        a, b = _span(x)
+        same = a == first and x.dtype == out.dtype and x.stride() == out.stride()
+        if a < last and first < b and not same:
+            raise ValueError(f"[{op}] out must be an input itself or share no memory with it, got a partial overlap")
+
+
+def _span(x: torch.Tensor) -> tuple[int, int]:
+    start = x.data_ptr()
+    if x.numel() == 0:
+        return start, start
+    if x.is_contiguous():
+        return start, start + x.numel() * x.element_size()
+    reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return start, start + (reach + 1) * x.element_size()

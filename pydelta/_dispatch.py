@@ -1,0 +1,134 @@
+"""The one dispatcher: (op, device, dtype, installed backends) -> a kernel.
+
+A kernel has the arguments of its public op, already checked and with every default filled in, and
+writes into a contiguous ``out``. Backends are loaded on first use, so a CPU user never imports
+Triton.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+
+from pydelta import _check
+
+Kernel = Callable[..., None]
+
+BACKENDS = ("cpu", "cuda", "triton", "reference")
+"""In order of preference."""
+
+_MODULES = {
+    "cpu": "pydelta.native",
+    "cuda": "pydelta.native",
+    "triton": "pydelta.triton_kernels",
+    "reference": "pydelta.reference",
+}
+_FORCED: ContextVar[str] = ContextVar("pydelta_backend", default="")
+
+
+@functools.cache
+def missing(backend: str) -> str:
+    """Why a backend is not there; "" if it is.
+
+    Raises:
+        ImportError: the backend is installed and broken.
+    """
+    if backend in ("cpu", "cuda"):
+        if importlib.util.find_spec(f"pydelta._{backend}") is None:
+            return f"this installation was built without the {backend} extension"
+        extension = importlib.import_module(f"pydelta._{backend}")
+        return str(extension.missing())
+    if backend == "triton":
+        if importlib.util.find_spec("triton") is None:
+            return "the package triton is not installed"
+        if not interpreted() and not torch.cuda.is_available():
+            return "torch sees no CUDA device"
+    return ""
+
+
+def interpreted() -> bool:
+    """Whether Triton runs its kernels in Python, on CPU tensors: how they are tested without a GPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def backends() -> dict[str, bool]:
+    """Which backends can run here: ``{"cpu": True, "cuda": False, ...}``, in order of preference."""
+    return {backend: not missing(backend) for backend in BACKENDS}
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within the block every op runs on the backend ``name``.
+
+    Raises:
+        ValueError: no backend has that name.
+        RuntimeError: the backend is not there.
+    """
+    token = _FORCED.set(_present("use_backend", name))
+    try:
+        yield
+    finally:
+        _FORCED.reset(token)
+
+
+def kernel(op: str, x: torch.Tensor, backend: str | None) -> Kernel:
+    """The kernel of ``op`` for a tensor like ``x``; ``backend`` overrides the choice.
+
+    Raises:
+        ValueError: no backend has that name, or it cannot take ``x``.
+        RuntimeError: the backend is not there.
+    """
+    return _kernel(op, x.device.type, x.dtype, backend or _FORCED.get())
+
+
+@functools.cache
+def _kernel(op: str, device: str, dtype: torch.dtype, forced: str) -> Kernel:
+    if forced:
+        backend = _present(op, forced)
+        if not _takes(backend, device, dtype):
+            raise ValueError(
+                f"[{op}] backend {backend} must be able to take {_check.name_of(dtype)} tensors on {device}, "
+                f"got backend={backend!r}"
+            )
+    else:
+        backend = next(b for b in BACKENDS if _takes(b, device, dtype) and not missing(b))
+    module = importlib.import_module(_MODULES[backend])
+    if backend == "reference":
+        return _writing(getattr(module, op))
+    if backend == "triton":
+        kernel: Kernel = getattr(module, op)
+        return kernel
+    native: Kernel = functools.partial(getattr(module, op), module.extension(backend))
+    return native
+
+
+def _present(op: str, backend: str) -> str:
+    if backend not in BACKENDS:
+        raise ValueError(f"[{op}] backend must be one of {', '.join(sorted(BACKENDS))}, got {backend!r}")
+    if reason := missing(backend):
+        raise RuntimeError(f"[{op}] backend {backend} must be there, got: {reason}")
+    return backend
+
+
+def _takes(backend: str, device: str, dtype: torch.dtype) -> bool:
+    if backend == "reference":
+        return True
+    if backend == "cpu":
+        return device == "cpu"
+    if dtype is torch.float64:
+        return False
+    return device == "cuda" or (backend == "triton" and device == "cpu" and interpreted())
+
+
+def _writing(reference: Callable[..., torch.Tensor]) -> Kernel:
+    def into(*args: Any, out: torch.Tensor, **options: Any) -> None:
+        out.copy_(reference(*args, **options))
+
+    return into

@@ -1,0 +1,85 @@
+"""Registration with torch.library: two operators per op, so that compiled graphs can hold them.
+
+``pydelta::name`` returns a new tensor; ``pydelta::name_out`` writes into ``out``. Both are opaque to
+tracing, so everything a kernel may do (pointers, threads, Triton launches) stays out of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from pydelta import _check
+
+_LIBRARY = torch.library.Library("pydelta", "DEF")
+
+_WRAP = 1 << 64
+
+
+def to_int64(value: int) -> int:
+    """An unsigned 64-bit integer as the signed one that a schema's ``int`` holds."""
+    return value - _WRAP if value >= _WRAP >> 1 else value
+
+
+def to_uint64(value: int) -> int:
+    return value % _WRAP
+
+
+def register(
+    name: str,
+    arguments: str,
+    run: Callable[..., None],
+    empty: Callable[..., torch.Tensor],
+    backward: Callable[..., Any] | None = None,
+    save: Callable[..., Any] | None = None,
+) -> tuple[Callable[..., torch.Tensor], Callable[..., None]]:
+    """Defines ``pydelta::name`` and ``pydelta::name_out``; returns both.
+
+    Args:
+        arguments: the schema's arguments.
+        run: run(out, \\*arguments) writes the result into a contiguous ``out``.
+        empty: empty(\\*arguments) gives the uninitialised result.
+        backward, save: as torch.library.register_autograd takes them.
+    """
+
+    def functional(*args: Any) -> torch.Tensor:
+        out = empty(*args)
+        run(out, *args)
+        return out
+
+    def into(*args: Any) -> None:
+        *inputs, out = args
+        _check.no_partial_overlap(name, out, list(_tensors(inputs)))
+        if out.is_contiguous():
+            run(out, *inputs)
+        else:
+            out.copy_(functional(*inputs))
+
+    _LIBRARY.define(f"{name}({arguments}) -> Tensor")
+    _LIBRARY.define(f"{name}_out({arguments}, Tensor(a!) out) -> ()")
+    _LIBRARY.impl(name, functional, "CompositeExplicitAutograd")
+    _LIBRARY.impl(f"{name}_out", into, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"pydelta::{name}", empty, lib=_LIBRARY)
+    torch.library.register_fake(f"pydelta::{name}_out", lambda *args: None, lib=_LIBRARY)
+    if backward is not None:
+        torch.library.register_autograd(
+            f"pydelta::{name}", backward, setup_context=save, lib=_LIBRARY
+        )
+    namespace = torch.ops.pydelta
+    return getattr(namespace, name).default, getattr(namespace, f"{name}_out").default
+
+
+def _tensors(values: Sequence[Any]) -> Any:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def no_grad_into_out(op: str, inputs: Sequence[torch.Tensor]) -> None:
+    """Autograd cannot follow a write into ``out``."""
+    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        raise ValueError(f"[{op}] out must not be given when an input requires a gradient, got both")

@@ -1,0 +1,120 @@
+"""``pydelta.retrieve``: one model back out of a superposition, in one pass."""
+
+from __future__ import annotations
+
+import torch
+
+from pydelta import _check, _dispatch
+from pydelta.ops._library import register, to_int64, to_uint64
+from pydelta.random import Key
+
+
+def _empty(
+    base: torch.Tensor,
+    superposed: torch.Tensor,
+    seed: int,
+    stream: int,
+    lam: float,
+    transform: str,
+    dim: int,
+    out_dtype: torch.dtype,
+    backend: str,
+) -> torch.Tensor:
+    return torch.empty_like(base, dtype=out_dtype, memory_format=torch.contiguous_format)
+
+
+def _run(
+    out: torch.Tensor,
+    base: torch.Tensor,
+    superposed: torch.Tensor,
+    seed: int,
+    stream: int,
+    lam: float,
+    transform: str,
+    dim: int,
+    out_dtype: torch.dtype,
+    backend: str,
+) -> None:
+    _dispatch.kernel("retrieve", base, backend)(
+        base.contiguous(),
+        superposed.contiguous(),
+        Key(to_uint64(seed), to_uint64(stream)),
+        out=out,
+        lam=lam,
+        transform=transform,
+        dim=dim,
+        out_dtype=out_dtype,
+    )
+
+
+_new, _into = register(
+    "retrieve",
+    "Tensor base, Tensor superposed, int seed, int stream, float lam, str transform, int dim, "
+    "ScalarType out_dtype, str backend",
+    _run,
+    _empty,
+)
+
+
+def retrieve(
+    base: torch.Tensor,
+    superposed: torch.Tensor,
+    key: Key,
+    *,
+    lam: float = 1.0,
+    transform: str = "sign",
+    dim: int = -1,
+    out: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """Recovers one model: base + lam * T^-1(superposed).
+
+    RanDeS (arXiv 2505.11204). One pass: base and superposition are read once, the weights written
+    once, in bf16 6 bytes an element. Product and sum are rounded to fp32 (fp64 for a float64 base) one by
+    one, the result to its dtype once; the bits are the same on every backend. With one model, signs
+    and lam = 1 it undoes :func:`pydelta.superpose`. Not differentiable.
+
+    Args:
+        base: float32, bfloat16, float16 or float64, at least one dimension; any strides.
+        superposed: what :func:`pydelta.superpose` gave: the base's shape and device, any of these dtypes
+            (float64 with a float64 base, and only there).
+        key: the model's random stream.
+        lam: the merge coefficient lambda; 1 is unbiased.
+        transform: "sign", "hadamard" or "none", as given to :func:`pydelta.superpose`.
+        dim: the input axis, likewise.
+        out: written instead of a new tensor; may be ``base`` itself if the dtypes agree.
+        out_dtype: dtype of the result; default the base's, or ``out``'s.
+        backend: "reference", "cpu", "cuda" or "triton" instead of the dispatcher's choice.
+
+    Returns:
+        The model's weights, with the base's shape and device; contiguous.
+
+    Raises:
+        TypeError: something is no real floating tensor, or ``key`` no Key.
+        ValueError: shapes or devices that differ, float64 mixed with other dtypes, a ``lam`` that is not
+            finite, an unknown transform, a ``dim`` out of range, or a bad ``out``.
+        RuntimeError: ``backend`` is not there.
+    """
+    op = "retrieve"
+    _check.floating(op, "base", base)
+    _check.has_dimension(op, base)
+    _check.floating(op, "superposed", superposed)
+    _check.alike(op, "superposed", superposed, "base", base)
+    _check.same_precision(op, "superposed", superposed.dtype, base.dtype)
+    key = _check.key(op, "key", key)
+    args = (
+        base.detach(),
+        superposed.detach(),
+        to_int64(key.seed),
+        to_int64(key.stream),
+        _check.number(op, "lam", lam),
+        _check.transform(op, transform),
+        _check.dim(op, dim, base),
+        _check.out_dtype(op, out_dtype, out, base.dtype),
+        backend or "",
+    )
+    if out is None:
+        return _new(*args)
+    _into(*args, _check.out(op, out, base, args[7]))
+    return out

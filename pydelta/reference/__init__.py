@@ -1,0 +1,13 @@
+"""The ground truth: each op in plain torch, slow and obvious, on any device.
+
+Same names and arguments as the public ops, less ``out`` and ``backend``; inputs are taken as
+checked. All arithmetic is fp32 (fp64 for fp64 inputs), rounded to the output's dtype once.
+"""
+
+from pydelta.reference.hadamard import hadamard
+from pydelta.reference.retrieve import retrieve
+from pydelta.reference.rotate import rotate
+from pydelta.reference.sign_flip import sign_flip
+from pydelta.reference.superpose import superpose
+
+__all__ = ["hadamard", "retrieve", "rotate", "sign_flip", "superpose"]
