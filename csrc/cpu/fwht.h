@@ -15,7 +15,7 @@ inline void register_stages(Vec<C> (&v)[count]) {
       if (i & h) continue;
       const Vec<C> a = v[i], b = v[i + h];
       v[i] = a + b;
-      v[i + h] = SUB;
+      v[i + h] = add_exact_product<C>(a, b, broadcast(C(-1)));
     }
   }
 }
@@ -61,17 +61,17 @@ inline void fwht_pass_of(int log, int64_t vectors, int64_t stride, Load load, St
   fwht_pass<radix, C>(vectors, stride, load, store);
 }
 
-// Transforms 2^log registers into `tile`. load(i) gives register i, its lanes' own stages included.
+// Transforms `vectors` registers in place: blocks of 2^log groups of 2^width registers, the groups being
+// what is combined. load(i) gives register i, its lanes' own stages included.
 template <class C, class Load>
-inline void fwht(int log, C* tile, Load load) {
-  const int64_t vectors = int64_t(1) << log;
-  const auto get = [tile](int64_t i) { return PYDELTA_NAMESPACE::load(tile + i * kLanes<C>); };
-  const auto put = [tile](int64_t i, Vec<C> v) { store(tile + i * kLanes<C>, v); };
+inline void fwht(int64_t vectors, int log, int width, C* tile, Load read) {
+  const auto get = [tile](int64_t i) { return load(tile + i * kLanes<C>); };
+  const auto put = [tile](int64_t i, Vec<C> v) { write(tile + i * kLanes<C>, v, false); };
   const int first = log < kRadixLog ? log : kRadixLog;
-  fwht_pass_of<kRadixLog, C>(first, vectors, 1, load, put);
+  fwht_pass_of<kRadixLog, C>(first, vectors, int64_t(1) << width, read, put);
   for (int done = first; done < log; done += kRadixLog) {
     const int radix = log - done < kRadixLog ? log - done : kRadixLog;
-    fwht_pass_of<kRadixLog, C>(radix, vectors, int64_t(1) << done, get, put);
+    fwht_pass_of<kRadixLog, C>(radix, vectors, int64_t(1) << (width + done), get, put);
   }
 }
 

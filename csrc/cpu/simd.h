@@ -97,30 +97,11 @@ inline Vec<float> load(const f16* p) {
 
 // ---- store: round to nearest even, once ------------------------------------------------------
 
-inline void store(float* p, Vec<float> v) { memcpy(p, &v, sizeof(v)); }
-
-inline void store(double* p, Vec<double> v) { memcpy(p, &v, sizeof(v)); }
-
-inline auto round_to_bf16(Vec<float> v) {
+inline VecBits<float> round_to_bf16(Vec<float> v) {
   const auto bits = bit_cast<VecBits<float>>(v);
   const auto rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const auto nan = bit_cast<VecBits<float>>(v != v);
-  const auto kept = (rounded & ~nan) | (nan & 0x7fc0u);
-  return __builtin_convertvector(kept, typename vector_of<uint16_t, kLanes<float>>::type);
-}
-
-inline void store(bf16* p, Vec<float> v) {
-  const auto raw = round_to_bf16(v);
-  memcpy(p, &raw, sizeof(raw));
-}
-
-inline void store2(bf16* p, Vec<float> a, Vec<float> b){
-  if (__builtin_expect(_mm512_cmp_ps_mask((__m512)a,(__m512)b,_CMP_UNORD_Q)!=0,0)) { store(p,a); store(p+16,b); return; }
-  const auto x=bit_cast<VecBits<float>>(a), y=bit_cast<VecBits<float>>(b);
-  const auto rx=x+0x7fffu+((x>>16)&1u), ry=y+0x7fffu+((y>>16)&1u);
-  typename vector_of<uint16_t, 32>::type idx; for(int i=0;i<32;i++) idx[i]=uint16_t(2*i+1);
-  __m512i r=_mm512_permutex2var_epi16((__m512i)rx,(__m512i)idx,(__m512i)ry);
-  _mm512_storeu_si512(p,r);
+  return (rounded & ~nan) | (nan & 0x7fc0u);
 }
 
 // Float to IEEE half, ties to even, for every bit pattern: adding a power of two 13 binary places
@@ -141,43 +122,79 @@ inline f16 narrow(float value) {
   return {uint16_t(half | (bits >> 16 & 0x8000u))};
 }
 
-inline void store(f16* p, Vec<float> v) {
+// Two vectors of results as one register of 16-bit elements, or as two of 32- or 64-bit ones.
+using Half = typename vector_of<uint16_t, kLanes<float>>::type;
+using Halves = typename vector_of<uint16_t, 2 * kLanes<float>>::type;
+
+inline Halves concatenate(Half low, Half high) {
+  Halves both;
+  memcpy(&both, &low, sizeof(low));
+  memcpy(reinterpret_cast<char*>(&both) + sizeof(low), &high, sizeof(high));
+  return both;
+}
+
+inline Halves narrow(Vec<float> a, Vec<float> b, bf16) {
+#if defined(__AVX512BW__)
+  // The upper halves of 32 rounded words are gathered at once; a NaN, which rounding could turn into an
+  // infinity, takes the general way.
+  if (__builtin_expect(_mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q) == 0, 1)) {
+    const auto x = bit_cast<VecBits<float>>(a), y = bit_cast<VecBits<float>>(b);
+    const auto p = x + 0x7fffu + ((x >> 16) & 1u), q = y + 0x7fffu + ((y >> 16) & 1u);
+    Halves odd;
+    for (int i = 0; i < 2 * kLanes<float>; ++i) odd[i] = uint16_t(2 * i + 1);
+    return (Halves)_mm512_permutex2var_epi16((__m512i)p, (__m512i)odd, (__m512i)q);
+  }
+#endif
+  return concatenate(__builtin_convertvector(round_to_bf16(a), Half),
+                     __builtin_convertvector(round_to_bf16(b), Half));
+}
+
+inline Half narrow(Vec<float> v, f16) {
 #if defined(__AVX512F__)
-  _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+  return (Half)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
 #elif defined(__F16C__)
-  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+  return (Half)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
 #else
-  for (int i = 0; i < kLanes<float>; ++i) p[i] = narrow(v[i]);
+  Half half;
+  for (int i = 0; i < kLanes<float>; ++i) half[i] = narrow(v[i]).bits;
+  return half;
 #endif
 }
 
-// ---- streaming stores, around the cache: p is aligned to the size written --------------------
+inline Halves narrow(Vec<float> a, Vec<float> b, f16 type) {
+  return concatenate(narrow(a, type), narrow(b, type));
+}
 
-inline void stream_register(void* p, const void* v, int bytes) {
+// A register to memory: into the cache, or around it if `around` (p is then aligned to the register).
+template <class R>
+inline void write(void* p, R value, bool around) {
+  static_assert(sizeof(R) == kVectorBytes, "one register");
 #if defined(__AVX512F__)
-  if (bytes == 64) return _mm512_stream_si512((__m512i*)p, _mm512_loadu_si512(v));
+  if (around) return _mm512_stream_si512((__m512i*)p, (__m512i)value);
+#elif defined(__AVX2__)
+  if (around) return _mm256_stream_si256((__m256i*)p, (__m256i)value);
+#elif defined(__SSE2__)
+  if (around) return _mm_stream_si128((__m128i*)p, (__m128i)value);
 #endif
-#if defined(__AVX2__)
-  if (bytes == 32) return _mm256_stream_si256((__m256i*)p, _mm256_loadu_si256((const __m256i*)v));
-#endif
-#if defined(__SSE2__)
-  if (bytes == 16) return _mm_stream_si128((__m128i*)p, _mm_loadu_si128((const __m128i*)v));
-#endif
-  memcpy(p, v, size_t(bytes));
+  (void)around;
+  memcpy(p, &value, sizeof(value));
 }
 
-inline void stream_fence() {
+inline void write_fence() {
 #if defined(__SSE2__)
   _mm_sfence();
 #endif
 }
 
-// A vector of T as it lies in memory; stream() stores it around the cache.
-template <class T, class C = compute_t<T>>
-inline void stream(T* p, Vec<C> v) {
-  alignas(kVectorBytes) T raw[kLanes<C>];
-  store(raw, v);
-  stream_register(p, raw, int(sizeof(raw)));
+// Two vectors, 2 kLanes<C> elements of T.
+template <class T, class C>
+inline void store2(T* p, Vec<C> a, Vec<C> b, bool around) {
+  if constexpr (sizeof(T) == sizeof(C)) {
+    write(p, a, around);
+    write(p + kLanes<C>, b, around);
+  } else {
+    write(p, narrow(a, b, T{}), around);
+  }
 }
 
 // ---- part of a vector, at the end of a row ---------------------------------------------------
@@ -191,8 +208,8 @@ inline Vec<C> load_part(const T* p, int count) {
 
 template <class T, class C = compute_t<T>>
 inline void store_part(T* p, Vec<C> v, int count) {
-  T raw[kLanes<C>];
-  store(raw, v);
+  T raw[2 * kLanes<C>];
+  store2<T, C>(raw, v, Vec<C>{}, false);
   memcpy(p, raw, sizeof(T) * size_t(count));
 }
 

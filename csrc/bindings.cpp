@@ -1,0 +1,138 @@
+// The CPU extension: chooses the instruction set once, and turns Python's integers into pointers.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace py = pybind11;
+using pydelta_cpu::Axis;
+using pydelta_cpu::Kernels;
+
+namespace pydelta_baseline {
+const Kernels& kernels();
+}
+namespace pydelta_avx2 {
+const Kernels& kernels();
+}
+namespace pydelta_avx512 {
+const Kernels& kernels();
+}
+
+namespace {
+
+struct Isa {
+  const char* name;
+  bool usable;
+  const Kernels& (*kernels)();
+};
+
+// Best first.
+const std::vector<Isa>& isas() {
+  static const std::vector<Isa> all{
+#ifdef PYDELTA_HAS_AVX512
+      {"avx512",
+       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"),
+       pydelta_avx512::kernels},
+#endif
+#ifdef PYDELTA_HAS_AVX2
+      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"),
+       pydelta_avx2::kernels},
+#endif
+      {"baseline", true, pydelta_baseline::kernels},
+  };
+  return all;
+}
+
+const Isa* best() {
+  for (const Isa& isa : isas()) {
+    if (isa.usable) return &isa;
+  }
+  return &isas().back();
+}
+
+const Isa* chosen = best();
+
+std::vector<std::string> usable_isas() {
+  std::vector<std::string> names;
+  for (const Isa& isa : isas()) {
+    if (isa.usable) names.push_back(isa.name);
+  }
+  return names;
+}
+
+void set_isa(const std::string& name) {
+  for (const Isa& isa : isas()) {
+    if (isa.usable && name == isa.name) {
+      chosen = &isa;
+      return;
+    }
+  }
+  throw std::invalid_argument("[set_isa] name must be one of isas(), got '" + name + "'");
+}
+
+template <class T = void>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+  m.doc() = "pydelta's CPU kernels. Arguments are checked by pydelta.ops, not here.";
+  const py::call_guard<py::gil_scoped_release> unlocked;
+
+  m.def("missing", [] { return ""; });
+  m.def("isa", [] { return chosen->name; });
+  m.def("isas", usable_isas);
+  m.def("set_isa", set_isa);
+
+  m.def(
+      "hadamard",
+      [](uintptr_t x, uintptr_t out, int dtype, int64_t numel, int64_t block, double scale, int threads) {
+        chosen->kernels().hadamard(pointer(x), pointer(out), dtype, numel, block, scale, threads);
+      },
+      unlocked);
+  m.def(
+      "sign_flip",
+      [](uintptr_t x, uintptr_t out, int dtype, int64_t outer, int64_t n, int64_t inner, uint64_t seed,
+         uint64_t stream, int threads) {
+        const Axis axis{outer, n, inner};
+        chosen->kernels().sign_flip(pointer(x), pointer(out), dtype, axis, seed, stream, threads);
+      },
+      unlocked);
+  m.def(
+      "rotate",
+      [](uintptr_t x, uintptr_t out, int dtype, int64_t rows, int64_t n, int64_t block, bool inverse,
+         uint64_t seed, uint64_t stream, int threads) {
+        chosen->kernels().rotate(pointer(x), pointer(out), dtype, rows, n, block, inverse, seed, stream, threads);
+      },
+      unlocked);
+  m.def(
+      "superpose",
+      [](uintptr_t base, const std::vector<uintptr_t>& tuned, uintptr_t out, int dtype, int out_dtype,
+         int64_t outer, int64_t n, int64_t inner, const std::vector<uint64_t>& seeds,
+         const std::vector<uint64_t>& streams, const std::vector<double>& weights, int transform, int threads) {
+        std::vector<const void*> models;
+        for (const uintptr_t address : tuned) models.push_back(pointer(address));
+        const Axis axis{outer, n, inner};
+        chosen->kernels().superpose(pointer(base), models.data(), int(models.size()), pointer(out), dtype,
+                                    out_dtype, axis, seeds.data(), streams.data(), weights.data(), transform,
+                                    threads);
+      },
+      unlocked);
+  m.def(
+      "retrieve",
+      [](uintptr_t base, uintptr_t superposed, uintptr_t out, int dtype, int superposed_dtype, int out_dtype,
+         int64_t outer, int64_t n, int64_t inner, uint64_t seed, uint64_t stream, double lam, int transform,
+         int threads) {
+        const Axis axis{outer, n, inner};
+        chosen->kernels().retrieve(pointer(base), pointer(superposed), pointer(out), dtype, superposed_dtype,
+                                   out_dtype, axis, seed, stream, lam, transform, threads);
+      },
+      unlocked);
+}
