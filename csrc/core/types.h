@@ -9,6 +9,9 @@
 #define PYDELTA_NAMESPACE pydelta
 #endif
 
+// For what stands in inner loops, lambdas too: registers only if nothing is called.
+#define PYDELTA_INLINE __attribute__((always_inline))
+
 #ifdef __CUDACC__
 #define PYDELTA_HD __host__ __device__ __forceinline__
 #else

@@ -7,7 +7,7 @@ namespace PYDELTA_NAMESPACE {
 
 // log2(count) butterfly stages between `count` registers.
 template <int count, class C>
-inline void register_stages(Vec<C> (&v)[count]) {
+PYDELTA_INLINE inline void register_stages(Vec<C> (&v)[count]) {
 #pragma GCC unroll 8
   for (int h = 1; h < count; h *= 2) {
 #pragma GCC unroll 16
@@ -22,7 +22,7 @@ inline void register_stages(Vec<C> (&v)[count]) {
 
 // The stages inside a register: blocks of 2^log lanes, log up to log2(kLanes).
 template <class C>
-inline Vec<C> lane_stages(Vec<C> v, int log) {
+PYDELTA_INLINE inline Vec<C> lane_stages(Vec<C> v, int log) {
   if (log > 0) v = lane_stage<1, C>(v);
   if (log > 1) v = lane_stage<2, C>(v);
   if constexpr (kLanes<C> > 4) {
@@ -39,7 +39,7 @@ constexpr int kLaneLog = kLanes<C> == 16 ? 4 : kLanes<C> == 8 ? 3 : kLanes<C> ==
 
 // One pass over the block: 2^radix registers, `stride` apart, are loaded, combined and stored.
 template <int radix, class C, class Load, class Store>
-inline void fwht_pass(int64_t vectors, int64_t stride, Load load, Store store) {
+PYDELTA_INLINE inline void fwht_pass(int64_t vectors, int64_t stride, Load load, Store store) {
   constexpr int count = 1 << radix;
   for (int64_t outer = 0; outer < vectors; outer += stride * count) {
     for (int64_t first = outer; first < outer + stride; ++first) {
@@ -54,25 +54,33 @@ inline void fwht_pass(int64_t vectors, int64_t stride, Load load, Store store) {
 }
 
 template <int radix, class C, class Load, class Store>
-inline void fwht_pass_of(int log, int64_t vectors, int64_t stride, Load load, Store store) {
+PYDELTA_INLINE inline void fwht_pass_of(int log, int64_t vectors, int64_t stride, Load load,
+                                                Store store) {
   if constexpr (radix > 0) {
     if (log < radix) return fwht_pass_of<radix - 1, C>(log, vectors, stride, load, store);
   }
   fwht_pass<radix, C>(vectors, stride, load, store);
 }
 
-// Transforms `vectors` registers in place: blocks of 2^log groups of 2^width registers, the groups being
-// what is combined. load(i) gives register i, its lanes' own stages included.
-template <class C, class Load>
-inline void fwht(int64_t vectors, int log, int width, C* tile, Load read) {
-  const auto get = [tile](int64_t i) { return load(tile + i * kLanes<C>); };
-  const auto put = [tile](int64_t i, Vec<C> v) { write(tile + i * kLanes<C>, v, false); };
-  const int first = log < kRadixLog ? log : kRadixLog;
-  fwht_pass_of<kRadixLog, C>(first, vectors, int64_t(1) << width, read, put);
-  for (int done = first; done < log; done += kRadixLog) {
+// The passes after the first, in place: stages done .. log - 1 of groups of 2^width registers.
+template <class C>
+[[gnu::noinline]] void fwht_rest(int64_t vectors, int done, int log, int width, C* tile) {
+  const auto get = [tile](int64_t i) PYDELTA_INLINE { return load(tile + i * kLanes<C>); };
+  const auto put = [tile](int64_t i, Vec<C> v) PYDELTA_INLINE { write(tile + i * kLanes<C>, v, false); };
+  for (; done < log; done += kRadixLog) {
     const int radix = log - done < kRadixLog ? log - done : kRadixLog;
     fwht_pass_of<kRadixLog, C>(radix, vectors, int64_t(1) << (width + done), get, put);
   }
+}
+
+// Transforms `vectors` registers into `tile`: blocks of 2^log groups of 2^width registers, the groups being
+// what is combined. load(i) gives register i, its lanes' own stages included.
+template <class C, int width, class Load>
+PYDELTA_INLINE inline void fwht(int64_t vectors, int log, C* tile, Load load) {
+  const auto put = [tile](int64_t i, Vec<C> v) PYDELTA_INLINE { write(tile + i * kLanes<C>, v, false); };
+  const int first = log < kRadixLog ? log : kRadixLog;
+  fwht_pass_of<kRadixLog, C>(first, vectors, int64_t(1) << width, load, put);
+  if (first < log) fwht_rest<C>(vectors, first, log, width, tile);
 }
 
 }  // namespace PYDELTA_NAMESPACE

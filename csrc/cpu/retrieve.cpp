@@ -12,12 +12,12 @@ inline void emit(const T* base, O* out, Spot spot, Pair<C> delta, Vec<C> lam, bo
 }
 
 template <class T, class S, class O, class C = compute_t<T>>
-void retrieve_signed(const T* base, const S* superposed, O* out, Axis axis, const Signs& signs, C lam,
+void retrieve_signed(const T* base, const S* superposed, O* out, Axis axis, SignView signs, C lam,
                      int threads) {
   const bool around = writes_around(out, axis, base);
   for_elements<C>(axis, sizeof(T) + sizeof(S) + sizeof(O), threads, [&](auto tile) {
     const Vec<C> factor = broadcast(lam);
-    tile.pairs([&](int64_t, Spot spot) {
+    tile.pairs([=](int64_t, Spot spot) PYDELTA_INLINE {
       const uint32_t minus = tile.minus(signs, spot);
       const Pair<C> s = load2_upto(superposed + spot.offset, spot.left);
       const Pair<C> delta{flip<C>(s.a, minus), flip<C>(s.b, minus >> kLanes<C>)};
@@ -32,11 +32,13 @@ void retrieve_rotated(const T* base, const S* superposed, O* out, Axis axis, int
                       C lam, int threads) {
   const bool around = writes_around(out, axis, base);
   for_blocks<C>(axis, block, sizeof(T) + sizeof(S) + sizeof(O), threads, [&](auto tile) {
+    const SignView outer = r.outer.view();
+    const C scale = C(r.scale);
     const Vec<C> factor = broadcast(lam);
     C* const work = scratch<C>(tile.room());
-    transform(tile, block, work, SignedSource<S, decltype(tile)>{superposed, r.inner});
-    tile.pairs([&](int64_t i, Spot spot) {
-      const Pair<C> delta = scaled_pair(work + i * kLanes<C>, C(r.scale), tile.minus(r.outer, spot));
+    transform(tile, block, work, SignedSource<S, decltype(tile)>{superposed, r.inner.view()});
+    tile.pairs([=](int64_t i, Spot spot) PYDELTA_INLINE {
+      const Pair<C> delta = scaled_pair(work + i * kLanes<C>, scale, tile.minus(outer, spot));
       emit(base, out, spot, delta, factor, around);
     });
     if (around) write_fence();
@@ -51,7 +53,7 @@ void retrieve(const void* base, const void* superposed, void* out, int dtype, in
   const auto kind = static_cast<Transform>(transform);
   if (kind == Transform::none) axis = {1, axis.outer * axis.n * axis.inner, 1};
   const int64_t block = kind == Transform::hadamard ? default_block(axis.n) : 1;
-  const Rotation r({seed, stream}, axis.n, kind, block, true);
+  const Rotation r({seed, stream}, axis, kind, block, true);
   visit(dtype, [&](auto t) {
     using T = decltype(t);
     using C = compute_t<T>;
@@ -65,7 +67,7 @@ void retrieve(const void* base, const void* superposed, void* out, int dtype, in
         if (kind == Transform::hadamard) {
           return retrieve_rotated(from, sum, to, axis, block, r, C(lam), threads);
         }
-        retrieve_signed(from, sum, to, axis, r.inner, C(lam), threads);
+        retrieve_signed(from, sum, to, axis, r.inner.view(), C(lam), threads);
       });
     });
   });

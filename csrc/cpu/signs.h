@@ -6,44 +6,75 @@
 
 #include "../core/philox.h"
 #include "../core/transform.h"
+#include "kernels.h"
 #include "simd.h"
 
 namespace PYDELTA_NAMESPACE {
 
+using pydelta_cpu::Axis;
+
+// Elements of a tile where the transform does not ask for more: a few vectors' worth of work, in L1.
+constexpr int64_t kTile = 4096;
+
+// Short rows are walked several at a time, as one row whose signs repeat.
+inline int64_t rows_per_tile(Axis axis) {
+  return axis.inner == 1 && axis.n > 0 && axis.n < kTile && axis.n % 32 == 0 ? kTile / axis.n : 1;
+}
+
+// The signs of an axis to read: a small value, so that loops keep it in registers.
+struct SignView {
+  const char* bytes;
+  int64_t mask;  // 0 where there are no signs: every byte is then the first, which is zero
+
+  // The signs of elements j, j + 1, ... in the low bits: 32 of them if j is a multiple of 8, otherwise 25.
+  // Words lie little-endian, so bytes go by the same order.
+  PYDELTA_INLINE uint32_t from(int64_t j) const {
+    uint32_t bits;
+    memcpy(&bits, bytes + ((j >> 3) & mask), sizeof(bits));
+    return bits >> (j & 7);
+  }
+  // All ones if element j has a minus.
+  PYDELTA_INLINE uint32_t all(int64_t j) const { return 0u - (from(j) & 1); }
+};
+
+// Owns the signs; by default there are none, all plus.
 class Signs {
  public:
   Signs() = default;
-  // Signs first .. first + n - 1 of `key`; `first` is a multiple of 128.
-  Signs(Key key, uint64_t first, int64_t n) {
-    const int64_t blocks = (n + 127) / 128;
-    words_ = static_cast<uint32_t*>(std::malloc(size_t(blocks + 1) * sizeof(Words4)));
+  // Signs first .. first + n - 1 of `key`, `copies` times (1 unless n is a multiple of 32); `first` is a
+  // multiple of 128.
+  Signs(Key key, uint64_t first, int64_t n, int64_t copies) {
+    const int64_t blocks = (n + 127) / 128, room = (n * copies + 127) / 128 + 1;
+    words_ = static_cast<Words4*>(std::malloc(size_t(room) * sizeof(Words4)));
     if (words_ == nullptr) throw std::bad_alloc();
     for (int64_t b = 0; b < blocks; b += kBlocks) {  // several at once: the compiler makes vectors of it
       Words4 words[kBlocks];
       for (int i = 0; i < kBlocks; ++i) words[i] = philox4x32(key, first / 128 + uint64_t(b + i));
       const int64_t wanted = blocks - b < kBlocks ? blocks - b : kBlocks;
-      memcpy(words_ + 4 * b, words, size_t(wanted) * sizeof(Words4));
+      memcpy(words_ + b, words, size_t(wanted) * sizeof(Words4));
     }
+    char* const bytes = reinterpret_cast<char*>(words_);
+    for (int64_t i = 1; i < copies; ++i) memcpy(bytes + i * (n / 8), bytes, size_t(n / 8));
   }
   Signs(const Signs&) = delete;
   Signs& operator=(const Signs&) = delete;
   Signs(Signs&& other) noexcept : words_(other.words_) { other.words_ = nullptr; }
   Signs& operator=(Signs&& other) noexcept {
-    uint32_t* mine = words_;
+    Words4* const mine = words_;
     words_ = other.words_;
     other.words_ = mine;
     return *this;
   }
   ~Signs() { std::free(words_); }
 
-  // The signs of elements j, j + 1, ... of the axis in the low bits, up to the end of j's word.
-  uint32_t from(int64_t j) const { return words_ == nullptr ? 0 : words_[j / 32] >> (j % 32); }
-  // All ones if element j has a minus.
-  uint32_t all(int64_t j) const { return from(j) & 1 ? ~0u : 0u; }
+  SignView view() const {
+    static constexpr Words4 none{};
+    return {reinterpret_cast<const char*>(words_ ? words_ : &none), words_ ? ~int64_t(0) : 0};
+  }
 
  private:
   static constexpr int kBlocks = kLanes<float>;
-  uint32_t* words_ = nullptr;
+  Words4* words_ = nullptr;
 };
 
 // What a transform does beside the butterflies: signs before (inner) and after (outer), and the scale that
@@ -53,12 +84,13 @@ struct Rotation {
   double scale = 1;
 
   Rotation() = default;
-  Rotation(Key key, int64_t n, Transform transform, int64_t block, bool inverse)
+  Rotation(Key key, Axis axis, Transform transform, int64_t block, bool inverse)
       : scale(1 / std::sqrt(double(block))) {
     if (transform == Transform::none) return;
     const bool both = transform == Transform::hadamard;
-    inner = Signs(key, both && inverse ? kOuterSigns : 0, n);
-    if (both) outer = Signs(key, inverse ? 0 : kOuterSigns, n);
+    const int64_t copies = rows_per_tile(axis);
+    inner = Signs(key, both && inverse ? kOuterSigns : 0, axis.n, copies);
+    if (both) outer = Signs(key, inverse ? 0 : kOuterSigns, axis.n, copies);
   }
 };
 

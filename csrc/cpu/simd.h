@@ -42,13 +42,13 @@ template <class C>
 constexpr bits_t<C> kSignBit = bits_t<C>(1) << (8 * sizeof(C) - 1);
 
 template <class C>
-inline Vec<C> broadcast(C value) {
+PYDELTA_INLINE inline Vec<C> broadcast(C value) {
   return Vec<C>{} + value;
 }
 
 // 0, 1, 2, ... in the lanes.
 template <class C>
-inline VecBits<C> lane_index() {
+PYDELTA_INLINE inline VecBits<C> lane_index() {
   VecBits<C> index;
   for (int i = 0; i < kLanes<C>; ++i) index[i] = bits_t<C>(i);
   return index;
@@ -56,26 +56,26 @@ inline VecBits<C> lane_index() {
 
 // ---- load: kLanes<C> elements of T, widened to C ---------------------------------------------
 
-inline Vec<float> load(const float* p) {
+PYDELTA_INLINE inline Vec<float> load(const float* p) {
   Vec<float> v;
   memcpy(&v, p, sizeof(v));
   return v;
 }
 
-inline Vec<double> load(const double* p) {
+PYDELTA_INLINE inline Vec<double> load(const double* p) {
   Vec<double> v;
   memcpy(&v, p, sizeof(v));
   return v;
 }
 
-inline Vec<float> load(const bf16* p) {
+PYDELTA_INLINE inline Vec<float> load(const bf16* p) {
   typename vector_of<uint16_t, kLanes<float>>::type raw;
   memcpy(&raw, p, sizeof(raw));
   return bit_cast<Vec<float>>(__builtin_convertvector(raw, VecBits<float>) << 16);
 }
 
 // IEEE half to float for every bit pattern: the exponent is rebased by a multiplication, which is exact.
-inline float widen(f16 h) {
+PYDELTA_INLINE inline float widen(f16 h) {
   const uint32_t sign = uint32_t(h.bits & 0x8000u) << 16, magnitude = h.bits & 0x7fffu;
   const float rebased = bit_cast<float>(magnitude << 13) * 0x1p112f;
   uint32_t bits = bit_cast<uint32_t>(rebased);
@@ -83,7 +83,7 @@ inline float widen(f16 h) {
   return bit_cast<float>(bits | sign);
 }
 
-inline Vec<float> load(const f16* p) {
+PYDELTA_INLINE inline Vec<float> load(const f16* p) {
 #if defined(__AVX512F__)
   return (Vec<float>)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 #elif defined(__F16C__)
@@ -95,9 +95,15 @@ inline Vec<float> load(const f16* p) {
 #endif
 }
 
+// Into the second-level cache: the next tile arrives while this one is transformed there.
+template <class T>
+PYDELTA_INLINE inline void prefetch(const T* p) {
+  __builtin_prefetch(p, 0, 2);
+}
+
 // ---- store: round to nearest even, once ------------------------------------------------------
 
-inline VecBits<float> round_to_bf16(Vec<float> v) {
+PYDELTA_INLINE inline VecBits<float> round_to_bf16(Vec<float> v) {
   const auto bits = bit_cast<VecBits<float>>(v);
   const auto rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const auto nan = bit_cast<VecBits<float>>(v != v);
@@ -106,7 +112,7 @@ inline VecBits<float> round_to_bf16(Vec<float> v) {
 
 // Float to IEEE half, ties to even, for every bit pattern: adding a power of two 13 binary places
 // above the value's leading bit lets the adder itself do the rounding.
-inline f16 narrow(float value) {
+PYDELTA_INLINE inline f16 narrow(float value) {
   const uint32_t bits = bit_cast<uint32_t>(value), magnitude = bits & 0x7fffffffu;
   uint32_t half;
   if (magnitude > 0x7f800000u) {
@@ -126,14 +132,14 @@ inline f16 narrow(float value) {
 using Half = typename vector_of<uint16_t, kLanes<float>>::type;
 using Halves = typename vector_of<uint16_t, 2 * kLanes<float>>::type;
 
-inline Halves concatenate(Half low, Half high) {
+PYDELTA_INLINE inline Halves concatenate(Half low, Half high) {
   Halves both;
   memcpy(&both, &low, sizeof(low));
   memcpy(reinterpret_cast<char*>(&both) + sizeof(low), &high, sizeof(high));
   return both;
 }
 
-inline Halves narrow(Vec<float> a, Vec<float> b, bf16) {
+PYDELTA_INLINE inline Halves narrow(Vec<float> a, Vec<float> b, bf16) {
 #if defined(__AVX512BW__)
   // The upper halves of 32 rounded words are gathered at once; a NaN, which rounding could turn into an
   // infinity, takes the general way.
@@ -149,7 +155,7 @@ inline Halves narrow(Vec<float> a, Vec<float> b, bf16) {
                      __builtin_convertvector(round_to_bf16(b), Half));
 }
 
-inline Half narrow(Vec<float> v, f16) {
+PYDELTA_INLINE inline Half narrow(Vec<float> v, f16) {
 #if defined(__AVX512F__)
   return (Half)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
 #elif defined(__F16C__)
@@ -161,13 +167,13 @@ inline Half narrow(Vec<float> v, f16) {
 #endif
 }
 
-inline Halves narrow(Vec<float> a, Vec<float> b, f16 type) {
+PYDELTA_INLINE inline Halves narrow(Vec<float> a, Vec<float> b, f16 type) {
   return concatenate(narrow(a, type), narrow(b, type));
 }
 
 // A register to memory: into the cache, or around it if `around` (p is then aligned to the register).
 template <class R>
-inline void write(void* p, R value, bool around) {
+PYDELTA_INLINE inline void write(void* p, R value, bool around) {
   static_assert(sizeof(R) == kVectorBytes, "one register");
 #if defined(__AVX512F__)
   if (around) return _mm512_stream_si512((__m512i*)p, (__m512i)value);
@@ -180,7 +186,7 @@ inline void write(void* p, R value, bool around) {
   memcpy(p, &value, sizeof(value));
 }
 
-inline void write_fence() {
+PYDELTA_INLINE inline void write_fence() {
 #if defined(__SSE2__)
   _mm_sfence();
 #endif
@@ -188,7 +194,7 @@ inline void write_fence() {
 
 // Two vectors, 2 kLanes<C> elements of T.
 template <class T, class C>
-inline void store2(T* p, Vec<C> a, Vec<C> b, bool around) {
+PYDELTA_INLINE inline void store2(T* p, Vec<C> a, Vec<C> b, bool around) {
   if constexpr (sizeof(T) == sizeof(C)) {
     write(p, a, around);
     write(p + kLanes<C>, b, around);
@@ -200,14 +206,14 @@ inline void store2(T* p, Vec<C> a, Vec<C> b, bool around) {
 // ---- part of a vector, at the end of a row ---------------------------------------------------
 
 template <class T, class C = compute_t<T>>
-inline Vec<C> load_part(const T* p, int count) {
+PYDELTA_INLINE inline Vec<C> load_part(const T* p, int count) {
   T raw[kLanes<C>] = {};
   memcpy(raw, p, sizeof(T) * size_t(count));
   return load(raw);
 }
 
 template <class T, class C = compute_t<T>>
-inline void store_part(T* p, Vec<C> v, int count) {
+PYDELTA_INLINE inline void store_part(T* p, Vec<C> v, int count) {
   T raw[2 * kLanes<C>];
   store2<T, C>(raw, v, Vec<C>{}, false);
   memcpy(p, raw, sizeof(T) * size_t(count));
@@ -218,7 +224,7 @@ inline void store_part(T* p, Vec<C> v, int count) {
 // a where the bit of `minus` is 0, -a where it is 1: exact, through the sign bit. Only the lowest
 // kLanes<C> bits count.
 template <class C>
-inline Vec<C> flip(Vec<C> a, uint32_t minus) {
+PYDELTA_INLINE inline Vec<C> flip(Vec<C> a, uint32_t minus) {
 #if defined(__AVX512DQ__)
   if constexpr (sizeof(C) == 4) {
     const auto m = __mmask16(minus);
@@ -236,7 +242,7 @@ inline Vec<C> flip(Vec<C> a, uint32_t minus) {
 
 // Lane i of the result is lane i XOR h.
 template <int h, class C, size_t... lane>
-inline Vec<C> exchange(Vec<C> v, std::index_sequence<lane...>) {
+PYDELTA_INLINE inline Vec<C> exchange(Vec<C> v, std::index_sequence<lane...>) {
 #if defined(__clang__)
   return __builtin_shufflevector(v, v, (int(lane) ^ h)...);
 #else
@@ -247,7 +253,7 @@ inline Vec<C> exchange(Vec<C> v, std::index_sequence<lane...>) {
 // a + b * c where the product is exact (c is +-1), so that fused or not the bits are the same. On some
 // cores multiply-adds have execution ports that additions have not: half of a butterfly goes there.
 template <class C>
-inline Vec<C> add_exact_product(Vec<C> a, Vec<C> b, Vec<C> c) {
+PYDELTA_INLINE inline Vec<C> add_exact_product(Vec<C> a, Vec<C> b, Vec<C> c) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(C) == 4) {
     return (Vec<C>)_mm512_fmadd_ps((__m512)b, (__m512)c, (__m512)a);
@@ -267,7 +273,7 @@ inline Vec<C> add_exact_product(Vec<C> a, Vec<C> b, Vec<C> c) {
 
 // +1 in the lanes whose bit h is clear, -1 in those where it is set.
 template <int h, class C>
-inline Vec<C> lane_signs() {
+PYDELTA_INLINE inline Vec<C> lane_signs() {
   Vec<C> signs;
   for (int i = 0; i < kLanes<C>; ++i) signs[i] = (i & h) ? C(-1) : C(1);
   return signs;
@@ -275,7 +281,7 @@ inline Vec<C> lane_signs() {
 
 // One butterfly stage between lanes: lane i gets v[i] + v[i^h] where bit h of i is clear, v[i^h] - v[i] where set.
 template <int h, class C>
-inline Vec<C> lane_stage(Vec<C> v) {
+PYDELTA_INLINE inline Vec<C> lane_stage(Vec<C> v) {
   const auto partner = exchange<h, C>(v, std::make_index_sequence<kLanes<C>>());
   return add_exact_product<C>(partner, v, lane_signs<h, C>());
 }

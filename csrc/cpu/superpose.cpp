@@ -21,8 +21,10 @@ struct DeltaSource {
   const T* base;
   const T* tuned;
   Vec<C> weight;
-  const Signs& signs;
-  Vec<C> operator()(Spot spot) const {
+  SignView signs;
+  PYDELTA_INLINE Vec<C> operator()(Spot spot) const {
+    prefetch(base + spot.offset + kTile);
+    prefetch(tuned + spot.offset + kTile);
     const Vec<C> theta = load_upto(tuned + spot.offset, spot.left);
     const Vec<C> delta = theta - load_upto(base + spot.offset, spot.left);
     return flip<C>(delta * weight, TileType::minus(signs, spot));
@@ -37,7 +39,7 @@ void sum_signed(const Models<T>& models, O* out, Axis axis, int64_t bytes, int t
       const Pair<C> base = load2_upto(models.base + spot.offset, spot.left);
       Pair<C> sum{};
       for (int k = 0; k < models.count; ++k) {
-        const uint32_t minus = tile.minus(models.rotations[k].inner, spot);
+        const uint32_t minus = tile.minus(models.rotations[k].inner.view(), spot);
         const Pair<C> theta = load2_upto(models.tuned[k] + spot.offset, spot.left);
         const Vec<C> weight = broadcast(C(models.weights[k]));
         sum.a = sum.a + flip<C>((theta.a - base.a) * weight, minus);
@@ -58,16 +60,17 @@ void sum_rotated(const Models<T>& models, O* out, Axis axis, int64_t block, int6
     C* const work = sum + tile.room();
     for (int k = 0; k < models.count; ++k) {
       const Rotation& r = models.rotations[k];
+      const SignView outer = r.outer.view();
       const Vec<C> weight = broadcast(C(models.weights[k]));
-      transform(tile, block, work, DeltaSource<T, decltype(tile)>{models.base, models.tuned[k], weight, r.inner});
-      tile.pairs([&](int64_t i, Spot spot) {
-        const Pair<C> y = scaled_pair(work + i * kLanes<C>, scale, tile.minus(r.outer, spot));
+      transform(tile, block, work, DeltaSource<T, decltype(tile)>{models.base, models.tuned[k], weight, r.inner.view()});
+      tile.pairs([=](int64_t i, Spot spot) PYDELTA_INLINE {
+        const Pair<C> y = scaled_pair(work + i * kLanes<C>, scale, tile.minus(outer, spot));
         C* const s = sum + i * kLanes<C>;
         const Vec<C> zero{};
         store2<C, C>(s, (k ? load(s) : zero) + y.a, (k ? load(s + kLanes<C>) : zero) + y.b, false);
       });
     }
-    tile.pairs([&](int64_t i, Spot spot) {
+    tile.pairs([=](int64_t i, Spot spot) PYDELTA_INLINE {
       const C* const s = sum + i * kLanes<C>;
       store2_upto(out + spot.offset, load(s), load(s + kLanes<C>), spot.left, around);
     });
@@ -85,7 +88,7 @@ void superpose(const void* base, const void* const* tuned, int models, void* out
   const int64_t block = kind == Transform::hadamard ? default_block(axis.n) : 1;
   const std::unique_ptr<Rotation[]> rotations(new Rotation[size_t(models)]);
   for (int k = 0; k < models; ++k) {
-    rotations[size_t(k)] = Rotation({seeds[k], streams[k]}, axis.n, kind, block, false);
+    rotations[size_t(k)] = Rotation({seeds[k], streams[k]}, axis, kind, block, false);
   }
   visit(dtype, [&](auto t) {
     using T = decltype(t);

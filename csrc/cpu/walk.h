@@ -5,16 +5,11 @@
 #pragma once
 #include "../core/transform.h"
 #include "fwht.h"
-#include "kernels.h"
 #include "parallel.h"
 #include "signs.h"
 
 namespace PYDELTA_NAMESPACE {
 
-using pydelta_cpu::Axis;
-
-// Elements of a tile where the transform does not ask for more: a few vectors' worth of work, in L1.
-constexpr int64_t kTile = 4096;
 // Blocks up to here are transformed in scratch memory that L2 holds.
 constexpr int64_t kMaxTileBlock = 65536;
 // Vectors side by side where the axis is not the last one.
@@ -49,19 +44,19 @@ void visit_of(int dtype, const Body& body) {
 }
 
 template <class T, class C = compute_t<T>>
-inline Vec<C> load_upto(const T* p, int64_t count) {
+PYDELTA_INLINE inline Vec<C> load_upto(const T* p, int64_t count) {
   if (count >= kLanes<C>) return load(p);
   return count > 0 ? load_part<T, C>(p, int(count)) : Vec<C>{};
 }
 
 template <class T, class C = compute_t<T>>
-inline Pair<C> load2_upto(const T* p, int64_t count) {
+PYDELTA_INLINE inline Pair<C> load2_upto(const T* p, int64_t count) {
   return {load_upto(p, count), load_upto(p + kLanes<C>, count - kLanes<C>)};
 }
 
 // around: past the cache, where p allows it.
 template <class T, class C = compute_t<T>>
-inline void store2_upto(T* p, Vec<C> a, Vec<C> b, int64_t count, bool around) {
+PYDELTA_INLINE inline void store2_upto(T* p, Vec<C> a, Vec<C> b, int64_t count, bool around) {
   if (count >= 2 * kLanes<C>) return store2<T, C>(p, a, b, around);
   const int64_t second = count - kLanes<C>;
   if (count > 0) store_part<T, C>(p, a, int(second < 0 ? count : kLanes<C>));
@@ -90,7 +85,7 @@ struct Tile {
   static constexpr bool along = layout == Layout::rows || layout == Layout::ragged;
   int64_t offset, j, vectors, length, stride;
 
-  Spot spot(int64_t i) const {
+  PYDELTA_INLINE Spot spot(int64_t i) const {
     constexpr int lanes = kLanes<C>;
     if constexpr (layout == Layout::rows) return {offset + i * lanes, j + i * lanes, 2 * lanes};
     if constexpr (layout == Layout::ragged) return {offset + i * lanes, j + i * lanes, length - i * lanes};
@@ -101,12 +96,12 @@ struct Tile {
   // Elements of scratch memory for all vectors, and one more that a pair at a ragged end may touch.
   int64_t room() const { return (vectors + 1) * kLanes<C>; }
   // The signs of the two vectors from `spot` on, in the low bits.
-  static uint32_t minus(const Signs& signs, Spot spot) {
+  PYDELTA_INLINE static uint32_t minus(SignView signs, Spot spot) {
     return along ? signs.from(spot.j) : signs.all(spot.j);
   }
   // body(i, spot) for every second vector: what follows may lie beyond a ragged end.
   template <class Body>
-  void pairs(const Body& body) const {
+  PYDELTA_INLINE void pairs(const Body& body) const {
     for (int64_t i = 0; i < vectors; i += 2) body(i, spot(i));
   }
 };
@@ -138,30 +133,32 @@ void for_columns(Axis axis, int64_t block, int64_t bytes, int threads, const Bod
   });
 }
 
+template <class C, class Body>
+void for_last_axis(Axis axis, int64_t block, int64_t bytes, int threads, const Body& body) {
+  const int64_t together = rows_per_tile(axis), piece = together > 1 ? together * axis.n : block > kTile ? block : kTile;
+  if (together > 1) axis = {1, axis.outer * axis.n, 1};
+  const bool whole_vectors = block == 1 || block >= kLanes<C>;
+  if (whole_vectors && axis.n % (2 * kLanes<C>) == 0) {
+    return for_rows<C, Layout::rows>(axis.outer, axis.n, piece, 1, bytes, threads, body);
+  }
+  for_rows<C, Layout::ragged>(axis.outer, axis.n, piece, 1, bytes, threads, body);
+}
+
 // body(tile) for tiles that cover the tensor; bytes: memory traffic per element.
 template <class C, class Body>
 void for_elements(Axis axis, int64_t bytes, int threads, const Body& body) {
   if (axis.outer * axis.n * axis.inner == 0) return;
-  if (axis.inner > 1) {
-    const int64_t rows = axis.outer * axis.n;
-    return for_rows<C, Layout::uniform>(rows, axis.inner, kTile, axis.n, bytes, threads, body);
-  }
-  if (axis.n % (2 * kLanes<C>) == 0) {
-    return for_rows<C, Layout::rows>(axis.outer, axis.n, kTile, 1, bytes, threads, body);
-  }
-  for_rows<C, Layout::ragged>(axis.outer, axis.n, kTile, 1, bytes, threads, body);
+  if (axis.inner == 1) return for_last_axis<C>(axis, 1, bytes, threads, body);
+  const int64_t rows = axis.outer * axis.n;
+  for_rows<C, Layout::uniform>(rows, axis.inner, kTile, axis.n, bytes, threads, body);
 }
 
 // The same with whole Hadamard blocks in every tile.
 template <class C, class Body>
 void for_blocks(Axis axis, int64_t block, int64_t bytes, int threads, const Body& body) {
   if (axis.outer * axis.n * axis.inner == 0) return;
-  if (axis.inner > 1) return for_columns<C>(axis, block, bytes, threads, body);
-  const int64_t piece = block > kTile ? block : kTile;
-  if (axis.n % (2 * kLanes<C>) == 0 && block >= kLanes<C>) {
-    return for_rows<C, Layout::rows>(axis.outer, axis.n, piece, 1, bytes, threads, body);
-  }
-  for_rows<C, Layout::ragged>(axis.outer, axis.n, piece, 1, bytes, threads, body);
+  if (axis.inner == 1) return for_last_axis<C>(axis, block, bytes, threads, body);
+  for_columns<C>(axis, block, bytes, threads, body);
 }
 
 inline int log2_of(int64_t power) { return __builtin_ctzll(uint64_t(power)); }
@@ -169,15 +166,15 @@ inline int log2_of(int64_t power) { return __builtin_ctzll(uint64_t(power)); }
 // The plain +-1 transform of a tile's blocks into `work`; source(spot) gives the signed input vectors. It stays
 // a function of its own, so that there is one per kind of source and not one per combination of dtypes.
 template <class C, Layout layout, class Source>
-__attribute__((noinline)) void transform(const Tile<C, layout>& tile, int64_t block, C* work, const Source& source) {
+__attribute__((noinline)) void transform(Tile<C, layout> tile, int64_t block, C* work, Source source) {
   const int log = log2_of(block), lane_log = least(log, kLaneLog<C>);
-  const auto read = [&](int64_t i) { return source(tile.spot(i)); };
+  const auto read = [tile, source](int64_t i) PYDELTA_INLINE { return source(tile.spot(i)); };
   if constexpr (layout == Layout::columns) {
-    return fwht<C>(tile.vectors, log, kColumnLog, work, read);
+    return fwht<C, kColumnLog>(tile.vectors, log, work, read);
   }
   if (log >= kLaneLog<C>) {
-    const auto stages = [&](int64_t i) { return lane_stages<C>(read(i), kLaneLog<C>); };
-    return fwht<C>(tile.vectors, log - kLaneLog<C>, 0, work, stages);
+    const auto stages = [read](int64_t i) PYDELTA_INLINE { return lane_stages<C>(read(i), kLaneLog<C>); };
+    return fwht<C, 0>(tile.vectors, log - kLaneLog<C>, work, stages);
   }
   for (int64_t i = 0; i < tile.vectors; ++i) {
     write(work + i * kLanes<C>, lane_stages<C>(read(i), lane_log), false);
@@ -188,15 +185,16 @@ __attribute__((noinline)) void transform(const Tile<C, layout>& tile, int64_t bl
 template <class T, class TileType, class C = compute_t<T>>
 struct SignedSource {
   const T* x;
-  const Signs& signs;
-  Vec<C> operator()(Spot spot) const {
+  SignView signs;
+  PYDELTA_INLINE Vec<C> operator()(Spot spot) const {
+    prefetch(x + spot.offset + kTile);
     return flip<C>(load_upto(x + spot.offset, spot.left), TileType::minus(signs, spot));
   }
 };
 
 // Two transformed vectors, scaled and signed: the signs of `a` are the low bits, those of `b` follow.
 template <class C>
-inline Pair<C> scaled_pair(const C* work, C scale, uint32_t minus) {
+PYDELTA_INLINE inline Pair<C> scaled_pair(const C* work, C scale, uint32_t minus) {
   const Vec<C> factor = broadcast(scale);
   return {flip<C>(load(work) * factor, minus), flip<C>(load(work + kLanes<C>) * factor, minus >> kLanes<C>)};
 }

@@ -1,0 +1,145 @@
+// From a tensor's shape to a walk, and from a walk to a launch.
+#pragma once
+#include <cmath>
+#include <stdexcept>
+
+#include "ops.h"
+#include "walk.cuh"
+
+namespace PYDELTA_NAMESPACE {
+
+// What to walk over, and what is done on the way.
+struct Task {
+  const char* op;
+  Shape shape;
+  Transform transform;
+  int64_t block = 1;
+  double scale = 1;
+  bool flips = true;
+  bool inverse = false;
+
+  int64_t numel() const { return shape.outer * shape.n * shape.inner; }
+};
+
+inline void check(const char* op, cudaError_t error) {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error(std::string("[") + op + "] the CUDA kernel could not run: " + cudaGetErrorString(error));
+}
+
+// How many rows to walk as one, so that tiles are full but for a sixteenth and rows begin at whole vectors.
+inline int64_t rows_at_once(int64_t rows, int64_t n, int64_t tile) {
+  const int64_t few = n < tile ? tile / n : 1;
+  int64_t best = few;
+  double best_cost = 1e9;
+  for (int64_t m = few; m <= 8 * few; m += few) {
+    const int64_t columns = m * n, tiles = (columns + tile - 1) / tile;
+    const double waste = 1 - double(columns) / double(tiles * tile);
+    const double cost = (waste > 1.0 / 16 ? waste : 0) + (columns % 8 == 0 ? 0 : 1);
+    if (cost < best_cost) best = m, best_cost = cost;
+  }
+  return best < rows ? best : rows;
+}
+
+inline Walk walk_of(const Task& task, int64_t tile) {
+  const auto [outer, n, inner] = task.shape;
+  const bool hadamard = task.transform == Transform::hadamard;
+  Walk g{};
+  g.total = task.numel();
+  g.stride = 1;
+  g.axis = {n, 1};
+  if (inner == 1) {
+    const int64_t together = rows_at_once(outer, n, tile);
+    g.rows = (outer + together - 1) / together;
+    g.length = together * n;
+  } else if (hadamard) {  // one row for each column of the tensor, gathered
+    g.rows = outer * inner;
+    g.length = n;
+    g.stride = inner;
+  } else {
+    g.rows = 1;
+    g.length = g.total;
+    g.axis.inner = inner;
+  }
+  while (int64_t(1) << g.log2_block < task.block) ++g.log2_block;
+  g.scale = float(task.scale);
+  g.flips = task.flips && task.transform != Transform::none;
+  g.first_signs = hadamard && task.inverse ? kOuterSigns : 0;
+  g.last_signs = task.inverse ? 0 : kOuterSigns;
+  return g;
+}
+
+// Whether vectors of V elements of a type lie at addresses that may be loaded at once.
+template <int V>
+bool aligned(const void* p, size_t element_size) {
+  return reinterpret_cast<uintptr_t>(p) % (V * element_size < 16 ? V * element_size : 16) == 0;
+}
+
+inline size_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
+
+template <class P, class Op>
+void launch(const Task& task, const Op& op, Stream stream) {
+  if (task.numel() == 0) return;
+  Walk g = walk_of(task, P::kTile);
+  g.vector = g.stride == 1 && g.length % P::V == 0 && g.total % P::V == 0 && op.template aligned_for<P::V>();
+
+  int device, processors;
+  check(task.op, cudaGetDevice(&device));
+  check(task.op, cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  const int64_t stripes = (g.length + P::kTile - 1) / P::kTile;
+  const int64_t resident = int64_t(processors) * (2048 / P::kThreads);
+  int64_t deep = resident / stripes > 1 ? resident / stripes : 1;
+  if (deep > g.rows) deep = g.rows;
+  if (deep > 65535) deep = 65535;
+
+  size_t shared = 0;
+  if constexpr (P::kHadamard) {
+    using S = Shared<Op, P>;
+    shared = S::kSumBytes + (g.log2_block > Bits<P>::kWarp ? S::kExchangeBytes : 0);
+    if (shared > 48 << 10) {
+      check(task.op, cudaFuncSetAttribute(walk<Op, P>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
+    }
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(stripes), unsigned(deep));
+  config.blockDim = dim3(P::kThreads);
+  config.dynamicSmemBytes = shared;
+  config.stream = reinterpret_cast<cudaStream_t>(stream);
+  check(task.op, cudaLaunchKernelEx(&config, walk<Op, P>, op, g));
+}
+
+// Four vectors of 16 bytes a thread.
+template <class Op>
+void run_elements(const Task& task, const Op& op, Stream stream) {
+  launch<Plan<16 / int(sizeof(typename Op::Source)), 4, 256, false>>(task, op, stream);
+}
+
+// Vectors of four elements, for every type, so that more of a block's bits choose a register. Blocks up to 1024
+// fit in a warp, up to 8192 in a light thread block; one of 32768 takes half the registers of a multiprocessor.
+template <class Op>
+void run_blocks(const Task& task, const Op& op, Stream stream) {
+  if (task.block <= 8192) return launch<Plan<4, 8, 256, true>>(task, op, stream);
+  if constexpr (Op::kBase == Use::never) {
+    if (task.block <= 16384) return launch<Plan<4, 16, 256, true>>(task, op, stream);
+  }
+  launch<Plan<4, 16, 512, true>>(task, op, stream);
+}
+
+template <class Op>
+void run(const Task& task, const Op& op, Stream stream) {
+  if (task.transform == Transform::hadamard) {
+    run_blocks(task, op, stream);
+  } else {
+    run_elements(task, op, stream);
+  }
+}
+
+template <class F>
+void with_type(Dtype dtype, const F& f) {
+  if (dtype == Dtype::f32) f(float{});
+  if (dtype == Dtype::bf16) f(bf16{});
+  if (dtype == Dtype::f16) f(f16{});
+}
+
+inline double orthonormal(int64_t block) { return 1 / std::sqrt(double(block)); }
+
+}  // namespace PYDELTA_NAMESPACE
