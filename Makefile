@@ -1,0 +1,49 @@
+# make demo, make test: all that a fresh clone needs. PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 2>/dev/null)
+# Rebuilt when the sources of the package change.
+SOURCES := $(shell find csrc pydelta triton_kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') \
+	setup.py pyproject.toml constraints.txt
+
+.PHONY: demo test lint sanitize bench clean
+
+$(VENV)/demo: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	touch $@
+
+$(VENV)/dev: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(VENV)/demo
+
+demo: $(VENV)/demo  ## fine-tune eight networks, compress them into one store, get each back
+	$(BIN)/pydelta demo --out demo --force
+
+test: $(VENV)/dev  ## the whole suite
+	$(BIN)/pytest
+
+lint: $(VENV)/dev  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+# The extension with AddressSanitizer and UBSan in a folder of its own, and the kernels' tests on it.
+build/sanitize/done: $(VENV)/dev
+	rm -rf build/sanitize
+	PYDELTA_SANITIZE=address,undefined $(BIN)/pip install --quiet --no-deps --target build/sanitize .
+	touch $@
+
+KERNEL_TESTS := $(patsubst %,tests/test_%.py,hadamard sign_flip rotate superpose retrieve)
+sanitize: build/sanitize/done  ## the kernels' tests under the sanitizers
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize $(BIN)/pytest -k cpu $(KERNEL_TESTS)
+
+bench: $(VENV)/dev  ## every op beside a copy, torch and the peers
+	$(BIN)/pytest bench
+
+clean:
+	rm -rf $(VENV) build demo pydelta/*.so
