@@ -1,0 +1,194 @@
+"""Every Triton kernel is compiled ahead of time for sm_80 and sm_90, which takes no GPU.
+
+Run as a script it compiles for one architecture and prints what came out, as JSON. The tests run it so,
+because a process that has imported Triton for its interpreter can no longer compile.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from pydelta.random import Key
+
+CASES = [
+    # op, transform, dtype, shape, dim
+    ("sign_flip", "sign", torch.bfloat16, (64, 4096), -1),
+    ("sign_flip", "sign", torch.float32, (64, 11008), -1),
+    ("hadamard", "hadamard", torch.bfloat16, (64, 256), -1),
+    ("hadamard", "hadamard", torch.float32, (4, 4096), -1),
+    ("hadamard", "hadamard", torch.float32, (1, 32768), -1),
+    ("rotate", "hadamard", torch.float32, (64, 256), -1),
+    ("rotate", "hadamard", torch.float32, (4, 4096), -1),
+    ("rotate", "hadamard", torch.bfloat16, (1, 32768), -1),
+    ("retrieve", "sign", torch.bfloat16, (64, 4096), -1),
+    ("retrieve", "hadamard", torch.bfloat16, (64, 256), -1),
+    ("retrieve", "hadamard", torch.float32, (4, 4096), -1),
+    ("retrieve", "hadamard", torch.bfloat16, (1, 32768), -1),
+    ("superpose", "sign", torch.bfloat16, (64, 4096), -1),
+    ("superpose", "sign", torch.float32, (200, 96), 0),
+    ("superpose", "hadamard", torch.float32, (64, 256), -1),
+    ("superpose", "hadamard", torch.bfloat16, (4, 4096), -1),
+]
+ARCHITECTURES = (80, 90)
+
+Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
+
+
+def name_of(case: tuple[Any, ...]) -> str:
+    op, transform, dtype, shape, dim = case
+    return f"{op}-{transform}-{str(dtype).removeprefix('torch.')}-{'x'.join(map(str, shape))}-dim{dim}"
+
+
+class Recorder:
+    """Stands in for a kernel and keeps the arguments of its launches."""
+
+    def __init__(self, kernel: Any, launches: list[Launch]) -> None:
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return lambda *args, **options: self.launches.append((self.kernel, args, options))
+
+
+def launches_of(
+    op: str, transform: str, dtype: torch.dtype, shape: tuple[int, ...], dim: int
+) -> list[Launch]:
+    """What the op would launch, in full, for a tensor of this shape."""
+    kernels = importlib.import_module("pydelta.triton_kernels")
+    launch = importlib.import_module("pydelta.triton_kernels.launch")
+    superpose = importlib.import_module("pydelta.triton_kernels.superpose")
+    launches: list[Launch] = []
+    with (
+        mock.patch.object(launch, "walk", Recorder(launch.walk, launches)),
+        mock.patch.object(superpose, "fill", Recorder(superpose.fill, launches)),
+    ):
+        call(kernels, op, transform, dtype, shape, dim)
+    return launches
+
+
+def call(kernels: Any, op: str, transform: str, dtype: torch.dtype, shape: tuple[int, ...], dim: int) -> None:
+    x, y, key, n = torch.empty(shape, dtype=dtype), torch.empty(shape), Key(7, 1 << 63), shape[dim]
+    options: dict[str, Any] = {"transform": transform, "dim": dim % len(shape)}
+    if op == "hadamard":
+        kernels.hadamard(x, out=x, block=n, scale=0.5)
+    elif op == "rotate":
+        kernels.rotate(x, key, out=x, block=n, inverse=False)
+    elif op == "sign_flip":
+        kernels.sign_flip(x, key, out=x, dim=options["dim"])
+    elif op == "retrieve":
+        kernels.retrieve(x, y, key, out=x, lam=0.5, out_dtype=dtype, **options)
+    else:
+        models = {"tuned": [x, x], "keys": [key, key], "weights": [1.0, 0.5]}
+        kernels.superpose(x, **models, out=y, out_dtype=torch.float32, **options)
+
+
+def type_of(value: Any) -> Any:
+    """The type that Triton's launcher gives an argument."""
+    from triton.runtime.jit import mangle_type
+
+    return tuple(map(type_of, value)) if isinstance(value, tuple) else mangle_type(value)
+
+
+def compiled(launch: Launch, architecture: int) -> Any:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel, args, options = launch
+    given = dict(zip(kernel.arg_names, args, strict=False)) | options
+    named = {name: given[name] for name in kernel.arg_names}
+    constants = {name: value for name, value in named.items() if name.isupper() or value is None}
+    constants |= {name: 1 for name, value in named.items() if type(value) is int and value == 1}
+    signature = {
+        name: "constexpr" if name in constants else type_of(named[name]) for name in kernel.arg_names
+    }
+    aligned = [
+        i
+        for i, name in enumerate(kernel.arg_names)
+        if isinstance(named[name], torch.Tensor)
+        or (name not in constants and type(named[name]) is int and named[name] % 16 == 0)
+    ]
+    source = ASTSource(kernel, signature, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
+    flags = {"num_warps": options["num_warps"], "enable_fp_fusion": options.get("enable_fp_fusion", True)}
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=flags)
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers and bytes of stack of a compiled kernel; spilled registers go to the stack."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run(
+            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    assert found is not None, text
+    return {"registers": int(found[1]), "stack": int(found[2])}
+
+
+def build(architecture: int) -> dict[str, Any]:
+    report = {}
+    for case in CASES:
+        for launch in launches_of(*case):
+            kernel = compiled(launch, architecture)
+            ptx = kernel.asm["ptx"]
+            report[f"{name_of(case)}-{launch[0].__name__}"] = resources(kernel.asm["cubin"]) | {
+                "fused": len(re.findall(r"\bfma\.", ptx)),
+                "wide_loads": len(re.findall(r"ld\.global[.\w:]*\.v4\.", ptx)),
+                "tensor_cores": len(re.findall(r"\bw?g?mma\.", ptx)),
+            }
+    return report
+
+
+@pytest.fixture(scope="module")
+def reports() -> dict[int, dict[str, Any]]:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("the package triton is not installed")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    children = {
+        architecture: subprocess.Popen(
+            [sys.executable, __file__, str(architecture)], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for architecture in ARCHITECTURES
+    }
+    outputs = {architecture: child.communicate()[0] for architecture, child in children.items()}
+    assert all(child.returncode == 0 for child in children.values())
+    return {architecture: json.loads(output) for architecture, output in outputs.items()}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_compiles_without_spills_and_fusion(
+    reports: dict[int, dict[str, Any]], case: tuple[Any, ...], architecture: int
+) -> None:
+    built = reports[architecture][f"{name_of(case)}-walk"]
+    assert built["stack"] == 0, built
+    assert built["fused"] == built["tensor_cores"] == 0, built
+    assert built["wide_loads"] > 0, built
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_table_of_models_compiles(reports: dict[int, dict[str, Any]], architecture: int) -> None:
+    tables = {name: built for name, built in reports[architecture].items() if name.endswith("-fill")}
+    assert len(tables) == sum(case[0] == "superpose" for case in CASES)
+    assert all(built["stack"] == 0 for built in tables.values())
+
+
+if __name__ == "__main__":
+    print(json.dumps(build(int(sys.argv[1]))))
