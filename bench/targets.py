@@ -1,0 +1,102 @@
+"""The speed and memory to reach, judged over a run's results, or with a JSON file as argument over that."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from summary import MIB, Result, table, where
+
+Figure = Callable[[Result], "float | None"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A bound on one figure of every result that has it; ``value`` gives None for the others."""
+
+    name: str
+    limit: float
+    value: Figure
+    at_least: bool = True
+
+    def line(self, results: Iterable[Result]) -> str | None:
+        found = [(value, result) for result in results if (value := self.value(result)) is not None]
+        if not found:
+            return None
+        worst, at = (min if self.at_least else max)(found, key=lambda pair: pair[0])
+        missed = sum((value < self.limit) if self.at_least else (value > self.limit) for value, _ in found)
+        verdict = f"missed {missed}/{len(found)}" if missed else f"met {len(found)}"
+        median = statistics.median(value for value, _ in found)
+        sign = ">=" if self.at_least else "<="
+        figures = f"{sign} {self.limit:<6g} median {median:<8.3g} worst {worst:<8.3g}"
+        return f"{self.name:<44} {figures} {verdict:<14} {where(at)}"
+
+
+def fraction(op: str, dtype: str | None = None, transform: str | None = None) -> Figure:
+    """The fraction of the copy's bandwidth beyond the cache, in blocks up to 4096."""
+
+    def value(r: Result) -> float | None:
+        fits = r["op"] == op and r.get("size", 0) >= 128 * MIB and r.get("block", 1) <= 4096
+        fits = fits and dtype in (None, r["dtype"]) and transform in (None, r.get("transform"))
+        return r["fraction"] if fits else None
+
+    return value
+
+
+def ratio(op: str, peer: str, beyond: int = 0) -> Figure:
+    """The peer's time over ours."""
+
+    def value(r: Result) -> float | None:
+        fits = r["op"] == op and peer in r.get("peers", {}) and r["size"] >= beyond
+        return r["peers"][peer] / r["seconds"] if fits else None
+
+    return value
+
+
+def figure(op: str, name: str, unit: float = 1.0) -> Figure:
+    return lambda r: r[name] / unit if r["op"] == op and name in r else None
+
+
+def over_hadamard(r: Result) -> float | None:
+    large = r["op"] == "rotate" and r["size"] >= 128 * MIB and r["block"] <= 4096
+    return r["seconds"] / r["peers"]["hadamard"] if large else None
+
+
+TARGETS = (
+    Target("hadamard fp32, of the copy", 0.7, fraction("hadamard", "fp32")),
+    Target("hadamard bf16, of the copy", 0.6, fraction("hadamard", "bf16")),
+    Target("rotate fp32, of the copy", 0.7, fraction("rotate", "fp32")),
+    Target("rotate bf16, of the copy", 0.6, fraction("rotate", "bf16")),
+    Target("hadamard, times faster than fht-cpu", 1.0, ratio("hadamard", "fht-cpu")),
+    Target("rotate, time over hadamard's", 1.15, over_hadamard, at_least=False),
+    Target("retrieve by signs, of the copy", 0.8, fraction("retrieve", transform="sign")),
+    Target("retrieve by Hadamard, of the copy", 0.8, fraction("retrieve", transform="hadamard")),
+    Target("superpose of 8 by signs, of the copy", 0.7, fraction("superpose", transform="sign")),
+    Target("superpose of 8 by Hadamard, of the copy", 0.7, fraction("superpose", transform="hadamard")),
+    Target("superpose of 8, times faster than torch", 10.0, ratio("superpose", "torch", 128 * MIB)),
+    Target("a call on 64 KiB, microseconds", 25.0, figure("call", "seconds", 1e-6), at_least=False),
+    Target("compress, time over plain copies", 1.5, figure("compress", "over_copy"), at_least=False),
+    Target("compress, peak memory over its bound", 1.0, figure("compress", "over_memory"), at_least=False),
+    Target(
+        "retrieve files, time over plain copies", 1.5, figure("retrieve files", "over_copy"), at_least=False
+    ),
+    Target(
+        "retrieve files, peak memory over its bound",
+        1.0,
+        figure("retrieve files", "over_memory"),
+        at_least=False,
+    ),
+)
+
+
+def targets(results: list[Result]) -> list[str]:
+    return [line for target in TARGETS if (line := target.line(results))]
+
+
+if __name__ == "__main__":
+    data = json.loads(Path(sys.argv[1]).read_text())
+    print("\n".join([*table(data["results"]), "", *targets(data["results"])]))
