@@ -93,10 +93,20 @@ class BuildKernels(build_ext):
         targets.append(f"-gencode=arch=compute_{CUDA_TARGETS[-1]},code=compute_{CUDA_TARGETS[-1]}")
         include = [f"-I{path}" for path in [pybind11.get_include(), *self.compiler.include_dirs, *self.include_dirs]]
         # No fused multiply-adds unless a kernel asks for them: bits must agree between backends.
-        flags = ["-std=c++17", "-O3", "-fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "-cudart=static"]
+        flags = ["-std=c++17", "-O3", "-fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden"]
         os.makedirs(self.build_temp, exist_ok=True)
-        command = [compiler, *flags, *targets, *include, "--threads=0", "-shared", *ext.sources]
-        subprocess.run([*command, "-o", self.get_ext_fullpath(ext.name)], check=True)
+
+        def one(source: str) -> str:
+            target = os.path.join(self.build_temp, os.path.basename(source) + ".o")
+            command = [compiler, *flags, *targets, *include, "--threads=0", "-c", source, "-o", target]
+            subprocess.run(command, check=True)
+            return target
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(one, ext.sources))
+        # The runtime comes along, and keeps its symbols to itself: torch brings another.
+        link = [compiler, "-shared", "-cudart=static", "-Xlinker=--exclude-libs=ALL", *targets, *objects]
+        subprocess.run([*link, "-o", self.get_ext_fullpath(ext.name)], check=True)
 
 
 extensions = [Extension("pydelta._cpu", ["csrc/bindings.cpp", *sorted(glob.glob("csrc/cpu/*.cpp"))])]

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from pydelta._dispatch import use_backend as use_backend
     from pydelta.checkpoint import load_checkpoint as load_checkpoint
     from pydelta.checkpoint import save_checkpoint as save_checkpoint
-    from pydelta.ops import hadamard as hadamard
-    from pydelta.ops import retrieve as retrieve
-    from pydelta.ops import rotate as rotate
-    from pydelta.ops import sign_flip as sign_flip
-    from pydelta.ops import superpose as superpose
+    from pydelta.ops.hadamard import hadamard as hadamard
+    from pydelta.ops.retrieve import retrieve as retrieve
+    from pydelta.ops.rotate import rotate as rotate
+    from pydelta.ops.sign_flip import sign_flip as sign_flip
+    from pydelta.ops.superpose import superpose as superpose
     from pydelta.random import Key as Key
     from pydelta.random import key as key
     from pydelta.superposition import Superposition as Superposition

@@ -69,9 +69,9 @@ def out_dtype(
     return dtype
 
 
-def has_dimension(op: str, x: torch.Tensor) -> None:
+def has_dimension(op: str, name: str, x: torch.Tensor) -> None:
     if x.dim() == 0:
-        raise ValueError(f"[{op}] x must have at least one dimension, got shape ()")
+        raise ValueError(f"[{op}] {name} must have at least one dimension, got shape ()")
 
 
 def dim(op: str, dim: object, x: torch.Tensor) -> int:

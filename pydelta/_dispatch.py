@@ -97,16 +97,23 @@ def _kernel(op: str, device: str, dtype: torch.dtype, forced: str) -> Kernel:
                 f"[{op}] backend {backend} must be able to take {_check.name_of(dtype)} tensors on {device}, "
                 f"got backend={backend!r}"
             )
-    else:
-        backend = next(b for b in BACKENDS if _takes(b, device, dtype) and not missing(b))
+        found = _load(backend, op)
+        if found is None:
+            raise ValueError(f"[{op}] backend must be one that has this op, got {backend!r}")
+        return found
+    able = (b for b in BACKENDS if _takes(b, device, dtype) and not missing(b))
+    return next(kernel for b in able if (kernel := _load(b, op)) is not None)
+
+
+def _load(backend: str, op: str) -> Kernel | None:
+    """The backend's kernel; None where it has none yet, and the reference does the work."""
     module = importlib.import_module(_MODULES[backend])
     if backend == "reference":
         return _writing(getattr(module, op))
     if backend == "triton":
-        kernel: Kernel = getattr(module, op)
-        return kernel
-    native: Kernel = functools.partial(getattr(module, op), module.extension(backend))
-    return native
+        return getattr(module, op, None)
+    extension = module.extension(backend)
+    return functools.partial(getattr(module, op), extension) if hasattr(extension, op) else None
 
 
 def _present(op: str, backend: str) -> str:

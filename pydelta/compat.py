@@ -29,7 +29,7 @@ def hadamard_transform(x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
         TypeError, ValueError: as :func:`pydelta.hadamard`.
     """
     _check.floating("hadamard_transform", "x", x)
-    _check.has_dimension("hadamard_transform", x)
+    _check.has_dimension("hadamard_transform", "x", x)
     n = x.shape[-1]
     block = 1 << max(n - 1, 0).bit_length()
     if block == n:

@@ -65,7 +65,7 @@ def hadamard(
         RuntimeError: ``backend`` is not there.
     """
     _check.floating("hadamard", "x", x)
-    _check.has_dimension("hadamard", x)
+    _check.has_dimension("hadamard", "x", x)
     block = _check.block("hadamard", block, int(x.shape[-1]))
     scale = 1.0 / math.sqrt(block) if scale is None else _check.number("hadamard", "scale", scale)
     if out is None:

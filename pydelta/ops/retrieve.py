@@ -98,7 +98,7 @@ def retrieve(
     """
     op = "retrieve"
     _check.floating(op, "base", base)
-    _check.has_dimension(op, base)
+    _check.has_dimension(op, "base", base)
     _check.floating(op, "superposed", superposed)
     _check.alike(op, "superposed", superposed, "base", base)
     _check.same_precision(op, "superposed", superposed.dtype, base.dtype)

@@ -84,7 +84,7 @@ def rotate(
         RuntimeError: ``backend`` is not there.
     """
     _check.floating("rotate", "x", x)
-    _check.has_dimension("rotate", x)
+    _check.has_dimension("rotate", "x", x)
     block = _check.block("rotate", block, int(x.shape[-1]))
     key = _check.key("rotate", "key", key)
     if not isinstance(inverse, bool):

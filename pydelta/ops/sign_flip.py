@@ -66,7 +66,7 @@ def sign_flip(
         RuntimeError: ``backend`` is not there.
     """
     _check.floating("sign_flip", "x", x)
-    _check.has_dimension("sign_flip", x)
+    _check.has_dimension("sign_flip", "x", x)
     dim = _check.dim("sign_flip", dim, x)
     key = _check.key("sign_flip", "key", key)
     args = (x, to_int64(key.seed), to_int64(key.stream), dim, backend or "")

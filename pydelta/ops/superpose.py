@@ -99,7 +99,7 @@ def superpose(
     """
     op = "superpose"
     _check.floating(op, "base", base)
-    _check.has_dimension(op, base)
+    _check.has_dimension(op, "base", base)
     models = list(tuned)
     if not models:
         raise ValueError(f"[{op}] tuned must hold at least one tensor, got none")

@@ -1,0 +1,58 @@
+"""Fingerprints of checkpoints: SHA-256 over names, dtypes, shapes and bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+
+from pydelta.checkpoint.header import stamp
+from pydelta.checkpoint.reader import Checkpoint
+
+_CHUNK = 1 << 20
+_SAMPLES, _SAMPLE = 16, 4096
+
+
+def tensor_digest(checkpoint: Checkpoint, name: str, *, sampled: bool = False) -> str:
+    """SHA-256 of a tensor's bytes, in hex.
+
+    Args:
+        sampled: of 16 pages of 4 KiB spread evenly instead, where the tensor has more bytes than that.
+
+    Raises:
+        ValueError: the file has changed since it was opened.
+    """
+    header, info = checkpoint.home(name), checkpoint.tensors[name]
+    digest = hashlib.sha256()
+    block = memoryview(bytearray(min(_CHUNK, max(info.nbytes, 1))))
+    with open(header.path, "rb", buffering=0) as file:
+        same = stamp(file.fileno()) == header.stamp
+        for start, count in _spans(info.nbytes, sampled) if same else ():
+            file.seek(info.offset + start)
+            same = same and file.readinto(block[:count]) == count
+            digest.update(block[:count])
+    if not same:
+        raise ValueError(f"{header.path}: the file was changed while it was being read")
+    return digest.hexdigest()
+
+
+def fingerprint(checkpoint: Checkpoint, digests: Mapping[str, str]) -> str:
+    """One digest of a whole checkpoint.
+
+    It is the SHA-256 over one line of JSON, ``[name, dtype, shape, digest]``, per tensor in the names' order.
+    """
+    total = hashlib.sha256()
+    for name in sorted(checkpoint.tensors):
+        info = checkpoint.tensors[name]
+        total.update(json.dumps([name, info.dtype, list(info.shape), digests[name]]).encode() + b"\n")
+    return total.hexdigest()
+
+
+def _spans(nbytes: int, sampled: bool) -> Iterator[tuple[int, int]]:
+    """(start, length) of the pieces that are hashed."""
+    if sampled and nbytes > _SAMPLES * _SAMPLE:
+        for i in range(_SAMPLES):
+            yield i * (nbytes - _SAMPLE) // (_SAMPLES - 1), _SAMPLE
+    else:
+        for start in range(0, nbytes, _CHUNK):
+            yield start, min(_CHUNK, nbytes - start)

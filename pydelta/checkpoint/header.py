@@ -1,0 +1,200 @@
+"""The header of a safetensors file, read and written without torch; what a file says is never trusted.
+
+A file is an unsigned 64-bit length, little-endian, that many bytes of JSON, and the tensors' bytes:
+``{"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {"key": "text"}}``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MAX_HEADER = 100_000_000
+"""The format's own limit, in bytes."""
+
+ITEMSIZE = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "U16": 2,
+    "I16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "U32": 4,
+    "I32": 4,
+    "F32": 4,
+    "U64": 8,
+    "I64": 8,
+    "F64": 8,
+}
+"""The dtypes that pydelta reads, by the format's names."""
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a file.
+
+    Attributes:
+        name, dtype, shape: as the header has them; dtype is one of ``ITEMSIZE``.
+        offset: where its bytes begin, counted from the beginning of the file.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEMSIZE[self.dtype]
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a file holds. ``stamp`` changes when somebody writes to the file."""
+
+    path: Path
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+    stamp: tuple[int, ...]
+
+
+def stamp(file: int) -> tuple[int, ...]:
+    """Identity, size and times of an open file."""
+    status = os.fstat(file)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def read_header(path: Path) -> Header:
+    """Reads and checks the header of one safetensors file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no sound safetensors file; the message names it, and the tensor.
+    """
+    with open(path, "rb") as file:
+        seen = stamp(file.fileno())
+        text = _json_bytes(path, file, size := seen[2])
+    try:
+        parsed = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: the header is not sound JSON ({error})") from None
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{path}: the header must be a JSON object, got {type(parsed).__name__}")
+    metadata = parsed.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError(f"{path}: __metadata__ must map text to text")
+    tensors = [_tensor(path, name, entry, 8 + len(text)) for name, entry in parsed.items()]
+    _check_contiguous(path, tensors, 8 + len(text), size)
+    return Header(path, {info.name: info for info, _ in tensors}, metadata, seen)
+
+
+def write_header(tensors: Iterable[TensorInfo], metadata: dict[str, str]) -> tuple[bytes, list[TensorInfo]]:
+    """The bytes before the data, and the tensors with their offsets.
+
+    Wider dtypes come first, otherwise in the order given, so that every tensor is aligned.
+    """
+    ordered = sorted(tensors, key=lambda info: -ITEMSIZE[info.dtype])
+    entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for info in ordered:
+        start, end = end, end + info.nbytes
+        entries[info.name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise ValueError(
+            f"the header of a safetensors file must be at most {MAX_HEADER} bytes, got {len(text)}"
+        )
+    begin = 8 + len(text)
+    placed = [
+        dataclasses.replace(info, offset=begin + entries[info.name]["data_offsets"][0]) for info in ordered
+    ]
+    return len(text).to_bytes(8, "little") + text, placed
+
+
+def parse_json(text: bytes) -> Any:
+    """JSON in which no object names a key twice.
+
+    Raises:
+        ValueError: the text is not that.
+    """
+    try:
+        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} stands there twice")
+    return found
+
+
+def _json_bytes(path: Path, file: BinaryIO, size: int) -> bytes:
+    start = file.read(9)
+    length = int.from_bytes(start[:8], "little")
+    if size == 0:
+        raise ValueError(f"{path}: the file is empty")
+    # A pickle begins with b"\x80", which is also a header length's first byte now and then: look for the "{".
+    if start[8:] != b"{" or length > MAX_HEADER:
+        if start[:4] == b"PK\3\4" or start[:1] == b"\x80" or path.suffix in _PICKLES:
+            raise pickle_error(path)
+        if start[8:] == b"{":
+            raise ValueError(f"{path}: the header must be at most {MAX_HEADER} bytes, got {length}")
+        raise ValueError(f"{path}: not a safetensors file")
+    if 8 + length > size:
+        raise ValueError(f"{path}: truncated: the header takes {8 + length} bytes, the file has {size}")
+    return b"{" + file.read(length - 1)
+
+
+def pickle_error(path: Path) -> ValueError:
+    return ValueError(
+        f"{path}: a pickle, which can run any code when it is read; convert it where you trust it: "
+        "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')"
+    )
+
+
+def _tensor(path: Path, name: str, entry: Any, begin: int) -> tuple[TensorInfo, int]:
+    """One entry of the header, and where its bytes end."""
+    where = f"{path}: tensor {name!r}"
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{where} must have dtype, shape and data_offsets alone")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEMSIZE:
+        raise ValueError(f"{where} has dtype {dtype!r}, which pydelta does not know")
+    if not _naturals(shape):
+        raise ValueError(f"{where} has shape {shape!r}, which is not a list of sizes")
+    if not _naturals(offsets) or len(offsets) != 2:
+        raise ValueError(f"{where} has data_offsets {offsets!r}, which are not two positions")
+    info = TensorInfo(name, dtype, tuple(shape), begin + offsets[0])
+    if offsets[1] - offsets[0] != info.nbytes:
+        raise ValueError(f"{where} takes {info.nbytes} bytes by shape and dtype, got data_offsets {offsets}")
+    return info, begin + offsets[1]
+
+
+def _naturals(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _check_contiguous(path: Path, tensors: list[tuple[TensorInfo, int]], begin: int, size: int) -> None:
+    end = begin
+    for info, stop in sorted(tensors, key=lambda pair: (pair[0].offset, pair[1])):
+        if info.offset != end:
+            raise ValueError(f"{path}: tensor {info.name!r} must begin at byte {end}, got {info.offset}")
+        end = stop
+    if end != size:
+        state = "truncated" if end > size else "longer than its header says"
+        raise ValueError(f"{path}: {state}: the tensors end at byte {end}, the file at {size}")

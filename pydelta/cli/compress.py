@@ -1,0 +1,111 @@
+"""``pydelta compress``: fine-tunes in, one store out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+Commands = Any
+"""What ``add_subparsers`` gives; its class is private."""
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "compress",
+        help="superpose fine-tunes of one base in a store",
+        description="Superpose fine-tunes of one base in a store of about the bytes of one model (RanDeS).",
+    )
+    parser.add_argument("--base", required=True, metavar="B", help="checkpoint all models were tuned from")
+    parser.add_argument(
+        "--model",
+        required=True,
+        action="append",
+        metavar="NAME=PATH",
+        dest="models",
+        help="a tuned checkpoint; repeat for each; NAME defaults to the last part of PATH",
+    )
+    parser.add_argument("-o", "--out", required=True, metavar="STORE", help="the folder to make")
+    parser.add_argument(
+        "--transform", choices=("sign", "hadamard", "none"), default="sign", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--shuffle-layers", action="store_true", help="let each model's layers of one kind change places"
+    )
+    parser.add_argument("--seed", type=seed, default=42, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--dtype",
+        choices=("bf16", "fp32"),
+        default="fp32",
+        help="of the superposition: fp32 (default: a single model comes back exactly) or bf16 (half of it)",
+    )
+    parser.add_argument(
+        "--lam",
+        type=number,
+        default=1.0,
+        metavar="X",
+        help="factor of a retrieved delta; default: %(default)s",
+    )
+    add_output_flags(parser)
+    parser.set_defaults(run=run, fail=parser.error)
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="replace an existing output")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    models: dict[str, str] = {}
+    for text in args.models:
+        name, path = split_model(text)
+        if not name or not path:
+            args.fail(f"--model must be NAME=PATH or PATH, got {text!r}")
+        if name in models:
+            args.fail(f"two models are named {name!r}: {models[name]} and {path}; give NAME=PATH")
+        models[name] = path
+    from pydelta.superposition import Superposition
+
+    store = Superposition.create(
+        args.base,
+        models,
+        args.out,
+        transform=args.transform,
+        shuffle_layers=args.shuffle_layers,
+        seed=args.seed,
+        dtype=args.dtype,
+        lam=args.lam,
+        force=args.force,
+        progress=not args.quiet,
+    )
+    if args.json:
+        print(json.dumps(store.describe(), indent=1))
+    elif not args.quiet:
+        size = store.describe()["bytes"]
+        print(f"{store.path}: {len(store.models)} models in {size:,} bytes")
+    return 0
+
+
+def split_model(text: str) -> tuple[str, str]:
+    """(name, path) of ``NAME=PATH``, or of ``PATH`` alone."""
+    name, equals, path = text.partition("=")
+    if equals:
+        return name, path
+    return Path(text).name or Path(text).resolve().name, text
+
+
+def number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be finite, got {text}")
+    return value
+
+
+def seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 1 << 64:
+        raise argparse.ArgumentTypeError(f"must lie in [0, 2**64), got {text}")
+    return value

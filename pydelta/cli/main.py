@@ -1,0 +1,71 @@
+"""From arguments to a command, and from its end to an exit status.
+
+0: done. 1: the command failed, in one line on stderr. 2: usage. 130: interrupted. 141: the reader of our
+output has gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from pydelta import __version__
+from pydelta.cli import compress, demo, env, inspect, retrieve
+
+COMMANDS = (compress, retrieve, inspect, env, demo)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(prog="pydelta", description="Compress fine-tuned models and get them back.")
+    top.add_argument("--version", action="version", version=f"pydelta {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status.
+
+    Raises:
+        SystemExit: bad usage (2), ``--help`` and ``--version`` (0).
+    """
+    given, rest = parser().parse_known_args(argv)
+    if rest and given.command != "demo":
+        Parser(prog=f"pydelta {given.command}").error(f"unrecognized arguments: {' '.join(rest)}")
+    given.rest = rest
+    try:
+        status: int = given.run(given)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return _fail(given.command, "interrupted", 130)
+    except MemoryError:
+        return _fail(given.command, "out of memory", 1)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        return _fail(given.command, _sentence(error), 1)
+
+
+def _fail(command: str, message: str, status: int) -> int:
+    print(f"pydelta {command}: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

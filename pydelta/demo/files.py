@@ -1,0 +1,67 @@
+"""The files of the demo, and the processes that turn them into one another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pydelta
+from pydelta.demo.data import PIXELS
+from pydelta.demo.train import Weights
+
+
+def write_model(weights: Weights, folder: Path) -> None:
+    """A folder as of a Hugging Face model: config.json and model.safetensors."""
+    folder.parent.mkdir(exist_ok=True)
+    pydelta.save_checkpoint(weights, folder)
+    hidden = len(weights["0.bias"])
+    config = {
+        "model_type": "digits-perceptron",
+        "pixels": PIXELS,
+        "hidden_size": hidden,
+        "classes": 10,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def bytes_of(*paths: Path) -> int:
+    """Bytes of all files under the paths."""
+    return sum(file.stat().st_size for path in paths for file in path.rglob("*") if file.is_file())
+
+
+def compress(
+    models: Path, views: list[str], store: Path, transform: str, seed: int, threads: int | None
+) -> None:
+    """``pydelta compress`` of the folders ``models/<view>`` against ``models/base``."""
+    given = [f"--model={view}={models / view}" for view in views]
+    options = [f"--transform={transform}", f"--seed={seed}", "--dtype=fp32", "--quiet"]
+    arguments = ["compress", f"--base={models / 'base'}", *given, "-o", str(store), *options]
+    _python("pydelta", arguments, salt="1", threads=threads)
+
+
+def retrieve(models: Path, store: Path, out: Path, threads: int | None) -> dict[str, float]:
+    """Every model of a store into ``out/<model>``, by a new process that has the files alone.
+
+    Returns:
+        What :mod:`pydelta.demo.retrieve_all` reports: median times.
+    """
+    arguments = [str(store), str(out), f"--base={models / 'base'}"]
+    times: dict[str, float] = json.loads(
+        _python("pydelta.demo.retrieve_all", arguments, salt="2", threads=threads)
+    )
+    return times
+
+
+def _python(module: str, arguments: list[str], *, salt: str, threads: int | None) -> str:
+    """What a new interpreter that runs a module writes to stdout; ``salt`` is that of Python's ``hash``."""
+    environment = {**os.environ, "PYTHONHASHSEED": salt}
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout

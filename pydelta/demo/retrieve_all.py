@@ -1,0 +1,64 @@
+"""``python -m pydelta.demo.retrieve_all STORE OUT --base B``: every model of a store into OUT/<model>.
+
+It does what ``pydelta retrieve`` does for each, without importing torch for each, and writes to stdout
+as JSON what the medians over the models are: milliseconds for :func:`pydelta.retrieve` on all tensors
+in memory, and milliseconds to a finished checkpoint (the base checked against the store's, files synced).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+import pydelta
+from pydelta import ops
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pydelta.demo.retrieve_all")
+    parser.add_argument("store", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--base", type=Path, required=True)
+    arguments = parser.parse_args(argv)
+    store = pydelta.Superposition.open(arguments.store)
+    arguments.out.mkdir()
+    to_checkpoint = []
+    for model in store.models:
+        start = time.perf_counter()
+        store.retrieve(model, arguments.out / model, base=arguments.base)
+        to_checkpoint.append(1e3 * (time.perf_counter() - start))
+    times = {
+        "milliseconds": median(_in_memory(store, arguments.base)),
+        "milliseconds_to_checkpoint": median(to_checkpoint),
+    }
+    print(json.dumps(times))
+    return 0
+
+
+def _in_memory(store: pydelta.Superposition, base_path: Path) -> list[float]:
+    """Milliseconds by model, the best of three, with everything loaded and the output's memory at hand."""
+    about = store.describe()
+    base = pydelta.load_checkpoint(base_path)
+    superposed: dict[str, torch.Tensor] = {}
+    for file in sorted(store.path.glob("superposed-*.safetensors")):
+        superposed |= pydelta.load_checkpoint(file)
+    out = {name: torch.zeros_like(base[name]) for name in superposed}
+
+    def milliseconds(model: str) -> float:
+        start = time.perf_counter()
+        for name, summed in superposed.items():
+            key = pydelta.key(about["seed"], "signs", model, name)
+            ops.retrieve(base[name], summed, key, transform=about["transform"], out=out[name])
+        return 1e3 * (time.perf_counter() - start)
+
+    return [min(milliseconds(model) for _ in range(3)) for model in store.models]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""One model back out of a store."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from pydelta import ops
+from pydelta._check import number
+from pydelta._progress import progress
+from pydelta.checkpoint.digest import tensor_digest
+from pydelta.checkpoint.layout import layout_of, output
+from pydelta.checkpoint.memory import TORCH
+from pydelta.checkpoint.staging import Pathlike, check_output
+from pydelta.random import key
+from pydelta.superposition.files import exact_tensors, open_base, superposed_tensors
+from pydelta.superposition.log import append_log, locked
+from pydelta.superposition.manifest import Manifest
+from pydelta.superposition.parts import Workspace, input_axis, split
+from pydelta.superposition.rules import BASE, EXACT, slots
+from pydelta.superposition.workers import Job, Workers
+
+Sink = Callable[[str, torch.Tensor, int], object]
+"""Takes a tensor's name, consecutive elements of it, and the index of the first."""
+
+
+class Retrieval:
+    """One model of a store, part by part.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: the model or the base is not the store's, or a file of the store is not sound.
+    """
+
+    def __init__(
+        self, store: Path, manifest: Manifest, name: str, base: Pathlike | None, lam: float | None
+    ) -> None:
+        if name not in manifest.models:
+            known = ", ".join(sorted(manifest.models))
+            raise ValueError(f"{store}: holds no model {name!r}; it holds {known}")
+        self.lam = manifest.lam if lam is None else number("retrieve", "lam", lam)
+        self.base = open_base(store, manifest, base)
+        self._store, self._manifest = store, manifest
+        self._name, self._model = name, manifest.models[name]
+        self._home = superposed_tensors(store, manifest)
+        self._exact = exact_tensors(store, manifest, name)
+        self._slots = slots(manifest.rules, self._model.seed, name, manifest.shuffle_layers)
+        self._work = Workspace()
+
+    def to_files(self, out: Pathlike, *, force: bool, show: bool) -> Path:
+        """Writes the model as a checkpoint with the base's layout."""
+        target = check_output(out, force=force, inputs=[self._store, self.base.path])
+        shards, metadata = layout_of(self.base, target)
+        names = [info.name for tensors in shards.values() for info in tensors]
+        with output(target, shards, metadata, force=force, copy_from=self.base.folder) as writer:
+            self._run(names, writer.write, show)
+        self._log(str(target))
+        return target
+
+    def to_memory(self, *, show: bool) -> dict[str, torch.Tensor]:
+        """The model as a state dict."""
+        found = {
+            info.name: torch.empty(info.shape, dtype=TORCH[info.dtype]) for info in self.base.tensors.values()
+        }
+
+        def keep(name: str, part: torch.Tensor, start: int) -> None:
+            found[name].view(-1)[start : start + part.numel()] = part.view(-1)
+
+        self._run(list(found), keep, show)
+        self._log(None)
+        return found
+
+    def _run(self, names: list[str], sink: Sink, show: bool) -> None:
+        label = f"retrieve {self._name}"
+        with (
+            locked(self._store, shared=True),
+            progress(label, self.base.nbytes, show) as advance,
+            Workers(advance) as workers,
+        ):
+            for name in names:
+                workers.aside(functools.partial(self._verify, name))
+                nbytes = self.base.tensors[name].nbytes
+                if name in self._home:
+                    nbytes += self._home[name].tensors[name].nbytes
+                workers.make_room(nbytes)
+                jobs = self._jobs(name, sink)
+                if self._manifest.rules[name].dim == 0:
+                    workers.alone(next(jobs))
+                else:
+                    workers.tensor(nbytes, jobs)
+
+    def _jobs(self, name: str, sink: Sink) -> Iterator[Job]:
+        rule = self._manifest.rules[name]
+        if rule.rule in (BASE, EXACT):
+            home = self.base if rule.rule == BASE else self._exact
+            yield functools.partial(_copy, home.tensor(name), name, sink)
+            return
+        place = self._slots[name]
+        for start, (base, superposed) in split(rule, self.base.tensor(name), self._home[place].tensor(place)):
+            yield functools.partial(self._retrieve, name, start, base, superposed, sink)
+
+    def _retrieve(
+        self, name: str, start: int, base: torch.Tensor, superposed: torch.Tensor, sink: Sink
+    ) -> int:
+        tuned = ops.retrieve(
+            base,
+            superposed,
+            key(self._model.seed, "signs", self._name, name),
+            lam=self.lam / self._model.weight,
+            transform=self._manifest.transform,
+            dim=input_axis(self._manifest.rules[name]),
+            out=self._work.get("tuned", base.shape, base.dtype),
+        )
+        sink(name, tuned, start)
+        return base.nbytes
+
+    def _verify(self, name: str) -> int:
+        if tensor_digest(self.base, name) != self._manifest.digests[name]:
+            raise ValueError(f"{self.base.path}: not the base of {self._store}: tensor {name!r} differs")
+        return 0
+
+    def _log(self, out: str | None) -> None:
+        base = str(self.base.path)
+        append_log(self._store, "retrieve", model=self._name, out=out, base=base, lam=self.lam)
+
+
+def _copy(tensor: torch.Tensor, name: str, sink: Sink) -> int:
+    sink(name, tensor, 0)
+    return tensor.nbytes

@@ -1,0 +1,154 @@
+"""What becomes of each tensor, which axis is its input, and which layers may change places.
+
+Decided from headers alone, so everything here runs without torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from pydelta.checkpoint import Checkpoint, TensorInfo
+
+SUPERPOSED, EXACT, BASE = "superposed", "exact", "base"
+
+FLOATS = ("F16", "BF16", "F32", "F64")
+"""What is superposed; other floating dtypes are too narrow to hold a sum and stay exact."""
+
+_CONV1D_MODELS = ("decision_transformer", "gpt2", "imagegpt", "openai-gpt")
+_CONV1D_TENSORS = ("*c_attn.weight", "*c_fc.weight", "*c_proj.weight", "*q_attn.weight")
+_KERNEL = 64
+_LAYER = re.compile(r"(?<![^.])\d+(?![^.])")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One tensor of the base.
+
+    Attributes:
+        rule: "superposed", "exact" (kept per model) or "base" (the base's own).
+        dtype, shape: the base's.
+        dim: the input axis of a superposed tensor, counted from the front; else None.
+    """
+
+    rule: str
+    dtype: str
+    shape: tuple[int, ...]
+    dim: int | None = None
+
+
+def rules_of(base: Checkpoint, input_dims: Mapping[str, int] | None = None) -> dict[str, Rule]:
+    """The rule of every tensor of the base.
+
+    Args:
+        input_dims: shell patterns of tensor names -> input axis; the first that matches wins over what
+            is known about the model's type.
+
+    Raises:
+        ValueError: an axis is out of range, or a pattern matches no tensor.
+    """
+    given = dict(input_dims or {})
+    known = dict.fromkeys(_CONV1D_TENSORS, 0) if _model_type(base) in _CONV1D_MODELS else {}
+    dims = [*given.items(), *known.items()]
+    for pattern in given:
+        if not fnmatch.filter(base.names, pattern):
+            raise ValueError(f"[compress] input_dims must match a tensor of {base.path}, got {pattern!r}")
+    return {name: _rule(info, dims) for name, info in base.tensors.items()}
+
+
+def check_same(base: Checkpoint, models: Mapping[str, Checkpoint]) -> None:
+    """Every model has the base's names, shapes and dtypes.
+
+    Raises:
+        ValueError: one sentence that lists every difference.
+    """
+    problems = [problem for model in models.values() for problem in _differences(base, model)]
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def slots(rules: Mapping[str, Rule], seed: int, model: str, shuffle_layers: bool) -> dict[str, str]:
+    """Superposed tensor of a model -> the tensor of the store that holds it: pi_k.
+
+    Without shuffling every tensor has its own place. With it, the tensors of one name up to the layer
+    number, one shape, dtype and input axis change places: in the order of their layer numbers, the i-th goes
+    to the place of number ``shuffle(key(seed, "shuffle", model, group), n)[i]``.
+    """
+    names = [name for name, rule in rules.items() if rule.rule == SUPERPOSED]
+    if not shuffle_layers:
+        return {name: name for name in names}
+    from pydelta.random import key, shuffle
+
+    groups: dict[tuple[str, Rule], list[str]] = {}
+    for name in names:
+        groups.setdefault((group_of(name), rules[name]), []).append(name)
+    table: dict[str, str] = {}
+    for (group, _), members in groups.items():
+        members.sort(key=_layer)
+        order = shuffle(key(seed, "shuffle", model, group), len(members))
+        table |= {name: members[place] for name, place in zip(members, order, strict=True)}
+    return table
+
+
+def group_of(name: str) -> str:
+    """A tensor's name with the layer number, the first part that is a number, replaced by ``*``."""
+    return _LAYER.sub("*", name, count=1)
+
+
+def _layer(name: str) -> int:
+    found = _LAYER.search(name)
+    return int(found.group()) if found else 0
+
+
+def _model_type(base: Checkpoint) -> str:
+    config = base.folder / "config.json" if base.folder else None
+    if config is None or not config.is_file():
+        return ""
+    try:
+        parsed = json.loads(config.read_bytes())
+    except (ValueError, RecursionError):
+        raise ValueError(f"{config}: not sound JSON") from None
+    return str(parsed.get("model_type", "")) if isinstance(parsed, dict) else ""
+
+
+def _rule(info: TensorInfo, dims: Sequence[tuple[str, int]]) -> Rule:
+    if not info.dtype.startswith(("F", "BF")) or info.nbytes == 0:
+        return Rule(BASE, info.dtype, info.shape)
+    if len(info.shape) < 2 or info.dtype not in FLOATS:
+        return Rule(EXACT, info.dtype, info.shape)
+    rank = len(info.shape)
+    given = (dim for pattern, dim in dims if fnmatch.fnmatchcase(info.name, pattern))
+    dim = next(given, _input_axis(info.shape))
+    if isinstance(dim, bool) or not isinstance(dim, int) or not -rank <= dim < rank:
+        raise ValueError(
+            f"[compress] input_dims must lie in [{-rank}, {rank - 1}] for {info.name} of shape {info.shape}, "
+            f"got {dim!r}"
+        )
+    return Rule(SUPERPOSED, info.dtype, info.shape, dim % rank)
+
+
+def _input_axis(shape: tuple[int, ...]) -> int:
+    """The last axis, unless a convolution's kernel lies there: signs want many columns."""
+    if len(shape) == 2 or shape[-1] >= _KERNEL:
+        return -1
+    return max(range(1, len(shape)), key=lambda axis: (shape[axis], axis))
+
+
+def _differences(base: Checkpoint, model: Checkpoint) -> list[str]:
+    missing = _list(model, "lacks tensors of the base", [n for n in base.names if n not in model.tensors])
+    extra = _list(model, "has tensors that the base lacks", [n for n in model.names if n not in base.tensors])
+    changed = []
+    for name, info in base.tensors.items():
+        other = model.tensors.get(name, info)
+        if other.shape != info.shape:
+            changed.append(f"{name} has shape {list(other.shape)}, in the base {list(info.shape)}")
+        if other.dtype != info.dtype:
+            changed.append(f"{name} has dtype {other.dtype}, in the base {info.dtype}")
+    return missing + extra + _list(model, "differs from the base", changed)
+
+
+def _list(model: Checkpoint, problem: str, items: Sequence[str]) -> list[str]:
+    return [f"{model.path} {problem}: {', '.join(items)}"] if items else []

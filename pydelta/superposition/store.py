@@ -1,0 +1,220 @@
+"""``pydelta.Superposition``: a folder that holds many fine-tunes of one base in the bytes of about one."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from pydelta.superposition.files import exact_tensors, superposed_tensors
+from pydelta.superposition.manifest import Manifest, read_manifest
+
+if TYPE_CHECKING:
+    import torch
+
+Pathlike = str | os.PathLike[str]
+
+
+class Superposition:
+    """A superposition store: RanDeS, randomized delta superposition (arXiv 2505.11204).
+
+    Make one with :meth:`create`, or :meth:`open` one. ``docs/formats.md`` describes the files.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def create(
+        cls,
+        base: Pathlike,
+        models: Mapping[str, Pathlike],
+        out: Pathlike,
+        *,
+        transform: str = "sign",
+        shuffle_layers: bool = False,
+        seed: int = 42,
+        dtype: str = "fp32",
+        lam: float = 1.0,
+        weights: Mapping[str, float] | None = None,
+        input_dims: Mapping[str, int] | None = None,
+        force: bool = False,
+        progress: bool = False,
+    ) -> Superposition:
+        """Compresses fine-tunes of one base into a store, tensor by tensor.
+
+        Args:
+            base: a Hugging Face folder or one safetensors file.
+            models: name -> checkpoint with the names, shapes and dtypes of the base.
+            out: the folder to make.
+            transform: "sign", "hadamard" or "none", as in :func:`pydelta.superpose`.
+            shuffle_layers: let every model's layers change places among layers of one kind.
+            seed: of all random signs and places, in [0, 2**64).
+            dtype: of the superposition: "fp32" (one model comes back exactly) or "bf16" (half the bytes).
+            lam: lambda, the factor of a retrieved delta; 1 is unbiased.
+            weights: model -> factor of its delta in the sum, positive, 1 by default; :meth:`retrieve` divides
+                by it, so a heavier model comes back cleaner, at the cost of the others.
+            input_dims: shell patterns of tensor names -> input axis, where it is not the last one. Layers of
+                GPT-2's kind, whose weights are (in, out), are known by the config's ``model_type``.
+            force: replace an existing store.
+            progress: draw a bar on stderr if that is a terminal.
+
+        Raises:
+            TypeError: an argument of a wrong kind.
+            ValueError: an argument of a wrong value, checkpoints that do not fit (every difference is
+                listed), NaN or Inf in a tensor, an existing ``out`` without ``force``. Nothing is left under
+                ``out``.
+            OSError: a file cannot be read or written.
+        """
+        from pydelta.superposition.compress import create
+        from pydelta.superposition.options import Options, weights_of
+
+        options = Options(transform, shuffle_layers, seed, dtype, lam, weights_of(models, weights))
+        path = create(base, models, out, options, input_dims=input_dims, force=force, show=progress)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Pathlike) -> Superposition:
+        """Opens a store.
+
+        Raises:
+            OSError: it cannot be read, or there is none.
+            ValueError: it is not sound, or of a newer version of the format.
+        """
+        store = Path(path)
+        return cls(store, read_manifest(store))
+
+    @property
+    def models(self) -> list[str]:
+        """The models' names, sorted."""
+        return sorted(self.manifest.models)
+
+    @overload
+    def retrieve(
+        self,
+        name: str,
+        out: None = None,
+        *,
+        base: Pathlike | None = None,
+        lam: float | None = None,
+        force: bool = False,
+        progress: bool = False,
+    ) -> dict[str, torch.Tensor]: ...
+
+    @overload
+    def retrieve(
+        self,
+        name: str,
+        out: Pathlike,
+        *,
+        base: Pathlike | None = None,
+        lam: float | None = None,
+        force: bool = False,
+        progress: bool = False,
+    ) -> Path: ...
+
+    def retrieve(
+        self,
+        name: str,
+        out: Pathlike | None = None,
+        *,
+        base: Pathlike | None = None,
+        lam: float | None = None,
+        force: bool = False,
+        progress: bool = False,
+    ) -> Path | dict[str, torch.Tensor]:
+        """Gets one model back: base + lam * T^-1(S).
+
+        Args:
+            name: of the model.
+            out: one file if it ends in ``.safetensors``, else a folder with the base's shards, config and
+                tokenizer. None: the state dict is returned.
+            base: where the store's base is; by default where it was.
+            lam: lambda, instead of the store's.
+            force: replace an existing ``out``.
+            progress: draw a bar on stderr if that is a terminal.
+
+        Returns:
+            The path written, or name -> tensor.
+
+        Raises:
+            TypeError: an argument of a wrong kind.
+            ValueError: an unknown model, another base than the store's (its bytes are compared by
+                SHA-256), an existing ``out`` without ``force``, or a store that is not sound. Nothing is left
+                under ``out``.
+            OSError: a file cannot be read or written.
+        """
+        from pydelta.superposition.retrieve import Retrieval
+
+        retrieval = Retrieval(self.path, self.manifest, name, base, lam)
+        if out is None:
+            return retrieval.to_memory(show=progress)
+        return retrieval.to_files(out, force=force, show=progress)
+
+    def interference(self) -> dict[str, float]:
+        """Model -> expected relative squared error of its retrieved delta at lambda 1.
+
+        It is the sum over the other models of w_j^2 ||tau_j||^2, divided by w_k^2 ||tau_k||^2; infinite for a
+        model that has no delta while others have. The expected cosine is ``1 / sqrt(1 + error)``.
+        """
+        power = {name: model.weight**2 * model.norm2 for name, model in self.manifest.models.items()}
+        total = math.fsum(power.values())
+        return {name: _ratio(max(total - power[name], 0.0), power[name]) for name in self.models}
+
+    def describe(self) -> dict[str, Any]:
+        """What ``pydelta inspect`` prints, as plain JSON data.
+
+        Raises:
+            OSError, ValueError: as :meth:`open`, also for the files of tensors.
+        """
+        manifest = self.manifest
+        superposed = superposed_tensors(self.path, manifest)
+        exact = {name: exact_tensors(self.path, manifest, name) for name in self.models}
+        tensors = []
+        for name, rule in manifest.rules.items():
+            stored = superposed[name].tensors[name].nbytes if name in superposed else 0
+            stored += sum(file.tensors[name].nbytes for file in exact.values() if name in file.tensors)
+            tensors.append(
+                {
+                    "name": name,
+                    "rule": rule.rule,
+                    "dtype": rule.dtype,
+                    "shape": list(rule.shape),
+                    "bytes": stored,
+                }
+            )
+        return {
+            "kind": "store",
+            "path": str(self.path),
+            "transform": manifest.transform,
+            "shuffle_layers": manifest.shuffle_layers,
+            "seed": manifest.seed,
+            "dtype": manifest.dtype,
+            "lam": manifest.lam,
+            "base": {"path": manifest.base_path, "fingerprint": manifest.base_fingerprint},
+            "bytes": sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file()),
+            "models": self._describe_models(),
+            "tensors": tensors,
+        }
+
+    def _describe_models(self) -> dict[str, dict[str, float | str | None]]:
+        found: dict[str, dict[str, float | str | None]] = {}
+        for name, error in self.interference().items():
+            model = self.manifest.models[name]
+            found[name] = {
+                "weight": model.weight,
+                "norm": math.sqrt(model.norm2),
+                "expected_error": error if math.isfinite(error) else None,
+                "expected_cosine": 1 / math.sqrt(1 + error),
+                "fingerprint": model.fingerprint,
+            }
+        return found
+
+
+def _ratio(noise: float, signal: float) -> float:
+    if signal > 0:
+        return noise / signal
+    return math.inf if noise > 0 else 0.0

@@ -1,0 +1,52 @@
+"""Makes the golden files of this folder anew: only for a new version of the store's format.
+
+PYTHONPATH=tests python tests/golden/make.py
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from test_store_files import OPTIONS
+
+import pydelta
+
+HERE = Path(__file__).parent
+SHAPES = {
+    "model.layers.0.mlp.weight": (4, 24),
+    "model.layers.1.mlp.weight": (4, 24),
+    "model.layers.10.mlp.weight": (4, 24),
+    "model.layers.0.norm.weight": (24,),
+    "conv.weight": (2, 5, 3, 3),
+}
+
+
+def values(factor: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """Numbers in [-1, 1) that need no random generator."""
+    count = torch.Size(shape).numel()
+    return ((torch.arange(1, count + 1) * factor % 1021).float() / 512 - 1).reshape(shape).bfloat16()
+
+
+def main() -> None:
+    base = {name: values(397 + i, shape) for i, (name, shape) in enumerate(SHAPES.items())}
+    buffers = {"position_ids": torch.arange(3)}
+    pydelta.save_checkpoint(base | buffers, HERE / "base", force=True)
+    for file, factor in (("a", 7), ("b", 11)):
+        tuned = {n: (x.float() + values(factor, x.shape).float() / 64).bfloat16() for n, x in base.items()}
+        pydelta.save_checkpoint(tuned | buffers, HERE / f"{file}.safetensors", force=True)
+    models = {"a/ä": HERE / "a.safetensors", "b": HERE / "b.safetensors"}
+    for kind, options in OPTIONS.items():
+        shutil.rmtree(HERE / kind, ignore_errors=True)
+        with pydelta.use_backend("reference"):
+            store = pydelta.Superposition.create(HERE / "base", models, HERE / kind, **options)
+            for name, path in models.items():
+                store.retrieve(name, HERE / f"{kind}-{path.name}", force=True)
+        content = json.loads((store.path / "store.json").read_text())
+        content["base"]["path"] = "base"
+        (store.path / "store.json").write_text(json.dumps(content, indent=1) + "\n")
+        (store.path / "log.jsonl").write_text("")
+
+
+if __name__ == "__main__":
+    main()

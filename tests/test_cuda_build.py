@@ -1,0 +1,126 @@
+"""The CUDA kernels without a GPU: they compile for every target within their registers, and load anywhere."""
+
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+SOURCES = Path(__file__).parents[1] / "csrc" / "cuda"
+KERNELS = ("hadamard", "sign_flip", "superpose", "retrieve")  # rotate runs hadamard's
+ARCHITECTURES = ("80", "90")
+# Flags as in setup.py; PTX is kept beside the machine code.
+FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-cubin", "-Xptxas=-v", "--keep")
+# Registers a thread may use, by op and by how many elements it holds, so that enough threads fit.
+REGISTERS = {
+    "Map": {16: 64, 32: 64, 64: 128},
+    "Retrieve": {16: 80, 32: 80, 64: 128},
+    "Superpose": {16: 128, 32: 128, 64: 128},
+}
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """(architecture, op) -> (what ptxas reports, PTX)."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=os.path.join(home, "bin"))
+    if nvcc is None:
+        pytest.skip("nvcc is not present")
+
+    def compile_one(job):
+        architecture, op = job
+        folder = tmp_path_factory.mktemp(f"{op}_{architecture}")
+        output = ["-o", str(folder / f"{op}.cubin"), f"--keep-dir={folder}"]
+        command = [nvcc, *FLAGS, f"-arch=sm_{architecture}", *output, str(SOURCES / f"{op}.cu")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stderr, (folder / f"{op}.ptx").read_text()
+
+    jobs = [(architecture, op) for op in reversed(KERNELS) for architecture in ARCHITECTURES]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(jobs, pool.map(compile_one, jobs), strict=True))
+
+
+@pytest.mark.parametrize("op", KERNELS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_kernel_spills_or_takes_too_many_registers(compiled, architecture, op):
+    report, _ = compiled[architecture, op]
+    entries = report.split("Compiling entry function")[1:]
+    assert entries
+    for entry in entries:
+        name = re.search(r"'(\w+)'", entry)[1]
+        policy = re.search("Map|Retrieve|Superpose", name)[0]
+        vector, vectors = re.search(r"PlanILi(\d+)ELi(\d+)E", name).groups()
+        spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", entry)
+        assert spills == ["0", "0"], name
+        assert (
+            int(re.search(r"Used (\d+) registers", entry)[1]) <= REGISTERS[policy][int(vector) * int(vectors)]
+        ), name
+
+
+@pytest.mark.parametrize("op", KERNELS)
+def test_arithmetic_is_rounded_step_by_step_and_keeps_denormals(compiled, op):
+    """No fused multiply-add but the butterfly's between lanes, whose product is exact; no flush to zero."""
+    for architecture in ARCHITECTURES:
+        _, ptx = compiled[architecture, op]
+        assert ".ftz" not in ptx
+        for kernel in ptx.split(".entry")[1:]:
+            blocks = re.search(r"PlanILi\d+ELi\d+ELi\d+ELb([01])E", kernel)[1] == "1"
+            assert ("fma.rn.f32" in kernel) == blocks
+
+
+@pytest.mark.parametrize("op", KERNELS)
+def test_memory_is_accessed_in_whole_vectors(compiled, op):
+    _, ptx = compiled["90", op]
+    for kernel in ptx.split(".entry")[1:]:
+        assert re.search(r"ld\.global\.v[24]\.(u32|b32)", kernel)
+        assert re.search(r"st\.global\.v[24]\.(u32|b32)", kernel)
+
+
+@pytest.fixture(scope="module")
+def extension():
+    return pytest.importorskip(
+        "pydelta._cuda", reason="this installation was built without the cuda extension"
+    )
+
+
+def test_the_extension_loads_without_a_driver_and_says_what_is_missing(extension):
+    reason = extension.missing()
+    assert isinstance(reason, str)
+    assert bool(reason) or torch.cuda.is_available()
+    assert extension.targets()[-1] == "compute_" + extension.targets()[-2].removeprefix("sm_")
+
+
+def test_empty_tensors_launch_nothing(extension):
+    extension.hadamard(0, 0, 0, 0, 1, 1.0, 0)
+    extension.sign_flip(0, 0, 1, 3, 0, 2, 1, 2, 0)
+    extension.rotate(0, 0, 2, 0, 64, 64, False, 1, 2, 0)
+    extension.superpose(0, [0] * 33, 0, 0, 0, 0, 8, 1, [1] * 33, [2] * 33, [1.0] * 33, 2, 0)
+    extension.retrieve(0, 0, 0, 0, 0, 0, 4, 8, 0, 1, 2, 1.0, 2, 0)
+
+
+def test_blocks_that_no_thread_block_holds_are_refused(extension):
+    with pytest.raises(ValueError, match=r"^\[hadamard\] block must be at most 32768 on cuda, got 65536$"):
+        extension.hadamard(0, 0, 0, 0, 65536, 1.0, 0)
+    with pytest.raises(ValueError, match=r"^\[rotate\] block must be at most 32768 on cuda, got 65536$"):
+        extension.rotate(0, 0, 0, 0, 65536, 65536, False, 1, 2, 0)
+
+
+def test_float64_is_refused(extension):
+    with pytest.raises(
+        ValueError, match=r"^\[hadamard\] dtype must be float32, bfloat16 or float16 on cuda, got code 3$"
+    ):
+        extension.hadamard(0, 0, 3, 0, 1, 1.0, 0)
+
+
+def test_a_launch_without_a_device_fails_in_words(extension):
+    if not extension.missing():
+        pytest.skip("a CUDA device is present")
+    x = torch.ones(64)
+    with pytest.raises(RuntimeError, match=r"^\[hadamard\] the CUDA kernel could not run: \w+"):
+        extension.hadamard(x.data_ptr(), x.data_ptr(), 0, 64, 64, 1.0, 0)
+    assert torch.equal(x, torch.ones(64))
