@@ -32,9 +32,7 @@ def floating(op: str, name: str, x: object) -> None:
 def alike(op: str, name: str, x: torch.Tensor, of: str, like: torch.Tensor) -> None:
     """Same shape and device as ``like``."""
     if x.shape != like.shape:
-        raise ValueError(
-            f"[{op}] {name} must have {of}'s shape {tuple(like.shape)}, got {tuple(x.shape)}"
-        )
+        raise ValueError(f"[{op}] {name} must have {of}'s shape {tuple(like.shape)}, got {tuple(x.shape)}")
     if x.device != like.device:
         raise ValueError(f"[{op}] {name} must be on {of}'s device {like.device}, got {x.device}")
 
@@ -57,9 +55,7 @@ def same_precision(op: str, name: str, dtype: torch.dtype, base: torch.dtype) ->
         )
 
 
-def out_dtype(
-    op: str, dtype: object, out: object, default: torch.dtype
-) -> torch.dtype:
+def out_dtype(op: str, dtype: object, out: object, default: torch.dtype) -> torch.dtype:
     """The result's dtype: as asked, else ``out``'s, else the default."""
     if dtype is None:
         dtype = out.dtype if isinstance(out, torch.Tensor) else default
@@ -146,7 +142,9 @@ def no_partial_overlap(op: str, out: torch.Tensor, inputs: Sequence[torch.Tensor
         a, b = _span(x)
         same = a == first and x.dtype == out.dtype and x.stride() == out.stride()
         if a < last and first < b and not same:
-            raise ValueError(f"[{op}] out must be an input itself or share no memory with it, got a partial overlap")
+            raise ValueError(
+                f"[{op}] out must be an input itself or share no memory with it, got a partial overlap"
+            )
 
 
 def _span(x: torch.Tensor) -> tuple[int, int]:

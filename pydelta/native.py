@@ -24,8 +24,6 @@ def extension(backend: str) -> ModuleType:
     return importlib.import_module(f"pydelta._{backend}")
 
 
-
-
 def _on(x: torch.Tensor, run: Callable[..., None], *args: object) -> None:
     """Calls ``run`` with ``x``'s device current."""
     if x.is_cuda:
@@ -45,15 +43,11 @@ def _split(x: torch.Tensor, dim: int) -> tuple[int, int, int]:
     return outer, x.shape[dim], inner
 
 
-def hadamard(
-    ext: ModuleType, x: torch.Tensor, *, out: torch.Tensor, block: int, scale: float
-) -> None:
+def hadamard(ext: ModuleType, x: torch.Tensor, *, out: torch.Tensor, block: int, scale: float) -> None:
     _on(x, ext.hadamard, x.data_ptr(), out.data_ptr(), _DTYPES[x.dtype], x.numel(), block, scale)
 
 
-def sign_flip(
-    ext: ModuleType, x: torch.Tensor, key: Key, *, out: torch.Tensor, dim: int
-) -> None:
+def sign_flip(ext: ModuleType, x: torch.Tensor, key: Key, *, out: torch.Tensor, dim: int) -> None:
     pointers = x.data_ptr(), out.data_ptr(), _DTYPES[x.dtype]
     _on(x, ext.sign_flip, *pointers, *_split(x, dim), key.seed, key.stream)
 

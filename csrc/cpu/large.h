@@ -7,6 +7,25 @@ namespace PYDELTA_NAMESPACE {
 
 constexpr int64_t kInnerBlock = 32768;
 
+// Where the second walk reads from: what the first one left, vectors as they came.
+template <class C>
+struct PlainSource {
+  const C* x;
+  PYDELTA_INLINE Vec<C> one(Spot spot) const { return load(x + spot.offset); }
+};
+
+// Where the first walk writes to.
+template <class C, class TileType>
+struct PlainSink {
+  C* out;
+  TileType tile;
+  PYDELTA_INLINE void operator()(int64_t i, Vec<C> v) const { write(out + tile.spot(i).offset, v, false); }
+  PYDELTA_INLINE void operator()(int64_t i, Pair<C> v) const {
+    (*this)(i, v.a);
+    (*this)(i + 1, v.b);
+  }
+};
+
 // Memory for one block in C: the output itself where it has that type.
 template <class T, class C>
 struct Workspace {
@@ -27,29 +46,25 @@ template <class T>
 void unary_large(const T* x, T* out, Axis axis, int64_t block, const Signs& inner, const Signs& outer,
                  compute_t<T> scale, int threads) {
   using C = compute_t<T>;
-  const SignView before = inner.view(), after = outer.view();
-  const int64_t pieces = block / kInnerBlock, total = axis.outer * axis.n;
+  constexpr Order order = order_of<T>;
+  const int64_t pieces = block / kInnerBlock, total = axis.outer * axis.n, bytes = sizeof(T) + sizeof(C);
   for (int64_t start = 0; start < total; start += block) {
     const Workspace<T, C> space(out + start, block);
-    const int64_t first = start % axis.n;
     C* const data = space.data;
-    for_blocks<C>(Axis{1, block, 1}, kInnerBlock, sizeof(T) + sizeof(C), threads, [&](auto tile) {
+    const SignView before = inner.view().skip(start % axis.n), after = outer.view().skip(start % axis.n);
+    for_rows<C, Layout::rows>(1, block, kInnerBlock, block, bytes, threads, [=](auto tile) {
+      using TileType = decltype(tile);
       C* const work = scratch<C>(tile.room());
-      transform(tile, kInnerBlock, work, [=](Spot spot) PYDELTA_INLINE {
-        return flip<C>(load_upto(x + start + spot.offset, spot.left), before.from(first + spot.j));
-      });
-      tile.pairs([=](int64_t i, Spot spot) PYDELTA_INLINE {
-        const C* const w = work + i * kLanes<C>;
-        store2<C, C>(data + spot.offset, load(w), load(w + kLanes<C>), false);
-      });
+      transform<order>(tile, kInnerBlock, work, SignedSource<T, order, TileType>{x + start, before},
+                       PlainSink<C, TileType>{data, tile});
     });
-    // Across the pieces every vector keeps to itself, so signs go by its flat place in the block.
-    for_blocks<C>(Axis{1, pieces, kInnerBlock}, pieces, sizeof(T) + sizeof(C), threads, [&](auto tile) {
+    // Across the pieces every lane keeps to itself, so signs go by its flat place in the block.
+    for_columns<C>(Axis{1, pieces, kInnerBlock}, pieces, bytes, threads, [=](auto tile) {
       C* const work = scratch<C>(tile.room());
-      transform(tile, pieces, work, [=](Spot spot) PYDELTA_INLINE { return load(data + spot.offset); });
+      transform<Order::halves>(tile, pieces, work, PlainSource<C>{data}, WorkSink<C>{work});
       tile.pairs([=](int64_t i, Spot spot) PYDELTA_INLINE {
-        const auto pair = scaled_pair(work + i * kLanes<C>, scale, after.from(first + spot.offset));
-        store2<T, C>(out + start + spot.offset, pair.a, pair.b, false);
+        const Pair<C> y = scaled_pair(work + i * kLanes<C>, scale, after.from(spot.offset));
+        store2<order>(out + start + spot.offset, y, false);
       });
     });
   }

@@ -5,23 +5,22 @@ namespace PYDELTA_NAMESPACE {
 namespace {
 
 // base + lam * delta: the product, the sum and the result are rounded one by one.
-template <class T, class O, class C>
-inline void emit(const T* base, O* out, Spot spot, Pair<C> delta, Vec<C> lam, bool around) {
-  const Pair<C> b = load2_upto(base + spot.offset, spot.left);
-  store2_upto(out + spot.offset, b.a + delta.a * lam, b.b + delta.b * lam, spot.left, around);
+template <Order order, class T, class O, class C>
+PYDELTA_INLINE inline void emit(const T* base, O* out, Spot spot, Pair<C> delta, Vec<C> lam, bool around) {
+  const Pair<C> b = load2_upto<order>(base + spot.offset, spot.left);
+  store2_upto<order>(out + spot.offset, Pair<C>{b.a + delta.a * lam, b.b + delta.b * lam}, spot.left, around);
 }
 
 template <class T, class S, class O, class C = compute_t<T>>
-void retrieve_signed(const T* base, const S* superposed, O* out, Axis axis, SignView signs, C lam,
-                     int threads) {
+void retrieve_signed(const T* base, const S* superposed, O* out, Axis axis, const Rotation& r, C lam, int threads) {
+  constexpr Order order = order_of<T, S, O>;
+  const SignView signs = r.inner.view();
   const bool around = writes_around(out, axis, base);
-  for_elements<C>(axis, sizeof(T) + sizeof(S) + sizeof(O), threads, [&](auto tile) {
+  for_elements<C>(axis, sizeof(T) + sizeof(S) + sizeof(O), threads, [=](auto tile) {
     const Vec<C> factor = broadcast(lam);
     tile.pairs([=](int64_t, Spot spot) PYDELTA_INLINE {
-      const uint32_t minus = tile.minus(signs, spot);
-      const Pair<C> s = load2_upto(superposed + spot.offset, spot.left);
-      const Pair<C> delta{flip<C>(s.a, minus), flip<C>(s.b, minus >> kLanes<C>)};
-      emit(base, out, spot, delta, factor, around);
+      const Pair<C> s = load2_upto<order>(superposed + spot.offset, spot.left);
+      emit<order>(base, out, spot, flip<C>(s, tile.minus(signs, spot)), factor, around);
     });
     if (around) write_fence();
   });
@@ -30,16 +29,18 @@ void retrieve_signed(const T* base, const S* superposed, O* out, Axis axis, Sign
 template <class T, class S, class O, class C = compute_t<T>>
 void retrieve_rotated(const T* base, const S* superposed, O* out, Axis axis, int64_t block, const Rotation& r,
                       C lam, int threads) {
+  constexpr Order order = order_of<S>;
   const bool around = writes_around(out, axis, base);
-  for_blocks<C>(axis, block, sizeof(T) + sizeof(S) + sizeof(O), threads, [&](auto tile) {
-    const SignView outer = r.outer.view();
-    const C scale = C(r.scale);
+  const SignView inner = r.inner.view(), outer = r.outer.view();
+  const C scale = C(r.scale);
+  for_blocks<C>(axis, block, sizeof(T) + sizeof(S) + sizeof(O), threads, [=](auto tile) {
     const Vec<C> factor = broadcast(lam);
     C* const work = scratch<C>(tile.room());
-    transform(tile, block, work, SignedSource<S, decltype(tile)>{superposed, r.inner.view()});
+    transform<order>(tile, block, work, SignedSource<S, order, decltype(tile)>{superposed, inner},
+                     WorkSink<C>{work});
     tile.pairs([=](int64_t i, Spot spot) PYDELTA_INLINE {
       const Pair<C> delta = scaled_pair(work + i * kLanes<C>, scale, tile.minus(outer, spot));
-      emit(base, out, spot, delta, factor, around);
+      emit<order>(base, out, spot, delta, factor, around);
     });
     if (around) write_fence();
   });
@@ -53,7 +54,6 @@ void retrieve(const void* base, const void* superposed, void* out, int dtype, in
   const auto kind = static_cast<Transform>(transform);
   if (kind == Transform::none) axis = {1, axis.outer * axis.n * axis.inner, 1};
   const int64_t block = kind == Transform::hadamard ? default_block(axis.n) : 1;
-  const Rotation r({seed, stream}, axis, kind, block, true);
   visit(dtype, [&](auto t) {
     using T = decltype(t);
     using C = compute_t<T>;
@@ -61,13 +61,16 @@ void retrieve(const void* base, const void* superposed, void* out, int dtype, in
       visit_of<C>(out_dtype, [&](auto o) {
         using S = decltype(s);
         using O = decltype(o);
+        const bool rotated = kind == Transform::hadamard;
+        const Order order = rotated ? order_of<S> : order_of<T, S, O>;
+        const Rotation r({seed, stream}, axis, kind, block, true, order);
         const T* const from = static_cast<const T*>(base);
         const S* const sum = static_cast<const S*>(superposed);
         O* const to = static_cast<O*>(out);
-        if (kind == Transform::hadamard) {
+        if (rotated) {
           return retrieve_rotated(from, sum, to, axis, block, r, C(lam), threads);
         }
-        retrieve_signed(from, sum, to, axis, r.inner.view(), C(lam), threads);
+        retrieve_signed(from, sum, to, axis, r, C(lam), threads);
       });
     });
   });

@@ -3,19 +3,19 @@
 namespace PYDELTA_NAMESPACE {
 
 void sign_flip(const void* x, void* out, int dtype, Axis axis, uint64_t seed, uint64_t stream, int threads) {
-  const Signs signs({seed, stream}, 0, axis.n, rows_per_tile(axis));
-  const SignView view = signs.view();
   visit(dtype, [&](auto t) {
     using T = decltype(t);
     using C = compute_t<T>;
+    constexpr Order order = order_of<T>;
+    const Rotation r({seed, stream}, axis, Transform::sign, 1, false, order);
+    const SignView signs = r.inner.view();
     const T* const in = static_cast<const T*>(x);
     T* const to = static_cast<T*>(out);
     const bool around = writes_around(to, axis, x);
-    for_elements<C>(axis, 2 * sizeof(T), threads, [&](auto tile) {
+    for_elements<C>(axis, 2 * sizeof(T), threads, [=](auto tile) {
       tile.pairs([=](int64_t, Spot spot) PYDELTA_INLINE {
-        const uint32_t minus = tile.minus(view, spot);
-        const Pair<C> v = load2_upto(in + spot.offset, spot.left);
-        store2_upto(to + spot.offset, flip<C>(v.a, minus), flip<C>(v.b, minus >> kLanes<C>), spot.left, around);
+        const Pair<C> v = load2_upto<order>(in + spot.offset, spot.left);
+        store2_upto<order>(to + spot.offset, flip<C>(v, tile.minus(signs, spot)), spot.left, around);
       });
       if (around) write_fence();
     });

@@ -33,17 +33,29 @@ struct SignView {
     memcpy(&bits, bytes + ((j >> 3) & mask), sizeof(bits));
     return bits >> (j & 7);
   }
+  // The same from element j on, a multiple of 8.
+  SignView skip(int64_t j) const { return {bytes + ((j >> 3) & mask), mask}; }
   // All ones if element j has a minus.
   PYDELTA_INLINE uint32_t all(int64_t j) const { return 0u - (from(j) & 1); }
 };
+
+// Bits by parity within each pair of vectors: the even elements' first, then the odd ones'.
+inline uint32_t by_parity(uint32_t x) {
+  constexpr uint32_t kSwap[] = {0x22222222u, 0x0c0c0c0cu, 0x00f000f0u, 0x0000ff00u};
+  for (int i = 0; 4 << i <= 2 * kLanes<float>; ++i) {
+    const uint32_t t = (x ^ (x >> (1 << i))) & kSwap[i];
+    x ^= t ^ (t << (1 << i));
+  }
+  return x;
+}
 
 // Owns the signs; by default there are none, all plus.
 class Signs {
  public:
   Signs() = default;
   // Signs first .. first + n - 1 of `key`, `copies` times (1 unless n is a multiple of 32); `first` is a
-  // multiple of 128.
-  Signs(Key key, uint64_t first, int64_t n, int64_t copies) {
+  // multiple of 128. `order`: of the vectors that will ask for them.
+  Signs(Key key, uint64_t first, int64_t n, int64_t copies, Order order) {
     const int64_t blocks = (n + 127) / 128, room = (n * copies + 127) / 128 + 1;
     words_ = static_cast<Words4*>(std::malloc(size_t(room) * sizeof(Words4)));
     if (words_ == nullptr) throw std::bad_alloc();
@@ -51,6 +63,11 @@ class Signs {
       Words4 words[kBlocks];
       for (int i = 0; i < kBlocks; ++i) words[i] = philox4x32(key, first / 128 + uint64_t(b + i));
       const int64_t wanted = blocks - b < kBlocks ? blocks - b : kBlocks;
+      if (order == Order::parity) {
+        for (Words4& block : words) {
+          for (uint32_t& word : block.w) word = by_parity(word);
+        }
+      }
       memcpy(words_ + b, words, size_t(wanted) * sizeof(Words4));
     }
     char* const bytes = reinterpret_cast<char*>(words_);
@@ -84,13 +101,14 @@ struct Rotation {
   double scale = 1;
 
   Rotation() = default;
-  Rotation(Key key, Axis axis, Transform transform, int64_t block, bool inverse)
+  Rotation(Key key, Axis axis, Transform transform, int64_t block, bool inverse, Order order)
       : scale(1 / std::sqrt(double(block))) {
     if (transform == Transform::none) return;
     const bool both = transform == Transform::hadamard;
+    if (axis.inner > 1) order = Order::halves;  // one sign for all lanes: they are asked for one by one
     const int64_t copies = rows_per_tile(axis);
-    inner = Signs(key, both && inverse ? kOuterSigns : 0, axis.n, copies);
-    if (both) outer = Signs(key, inverse ? 0 : kOuterSigns, axis.n, copies);
+    inner = Signs(key, both && inverse ? kOuterSigns : 0, axis.n, copies, order);
+    if (both) outer = Signs(key, inverse ? 0 : kOuterSigns, axis.n, copies, order);
   }
 };
 

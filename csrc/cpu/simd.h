@@ -1,5 +1,6 @@
 // One vector register of the instruction set this file is compiled for: load, store, flip, permute.
 #pragma once
+#include <type_traits>
 #include <utility>
 
 #include "../core/types.h"
@@ -68,12 +69,6 @@ PYDELTA_INLINE inline Vec<double> load(const double* p) {
   return v;
 }
 
-PYDELTA_INLINE inline Vec<float> load(const bf16* p) {
-  typename vector_of<uint16_t, kLanes<float>>::type raw;
-  memcpy(&raw, p, sizeof(raw));
-  return bit_cast<Vec<float>>(__builtin_convertvector(raw, VecBits<float>) << 16);
-}
-
 // IEEE half to float for every bit pattern: the exponent is rebased by a multiplication, which is exact.
 PYDELTA_INLINE inline float widen(f16 h) {
   const uint32_t sign = uint32_t(h.bits & 0x8000u) << 16, magnitude = h.bits & 0x7fffu;
@@ -95,6 +90,59 @@ PYDELTA_INLINE inline Vec<float> load(const f16* p) {
 #endif
 }
 
+// ---- pairs: 2 kLanes<C> elements at a time ---------------------------------------------------
+
+template <class C>
+struct Pair {
+  Vec<C> a, b;
+};
+
+// Which elements of a pair its vectors hold: the first and the second half, or the even and the odd ones. The
+// latter is how bf16 comes apart cheapest (a word holds an even element below an odd one, each the upper half of
+// an fp32), so loops over bf16 work in that order from load to store.
+enum class Order { halves, parity };
+
+template <class... T>
+constexpr Order order_of = (std::is_same_v<T, bf16> || ...) ? Order::parity : Order::halves;
+
+template <class C, size_t... lane>
+PYDELTA_INLINE inline Pair<C> unzip(Pair<C> p, std::index_sequence<lane...>) {
+#if defined(__clang__)
+  return {__builtin_shufflevector(p.a, p.b, (2 * int(lane))...),
+          __builtin_shufflevector(p.a, p.b, (2 * int(lane) + 1)...)};
+#else
+  return {__builtin_shuffle(p.a, p.b, VecBits<C>{bits_t<C>(2 * lane)...}),
+          __builtin_shuffle(p.a, p.b, VecBits<C>{bits_t<C>(2 * lane + 1)...})};
+#endif
+}
+
+template <class C, size_t... lane>
+PYDELTA_INLINE inline Pair<C> zip(Pair<C> p, std::index_sequence<lane...>) {
+  constexpr int lanes = kLanes<C>;
+#if defined(__clang__)
+  return {__builtin_shufflevector(p.a, p.b, (int(lane / 2 + lane % 2 * lanes))...),
+          __builtin_shufflevector(p.a, p.b, (int(lane / 2 + lane % 2 * lanes) + lanes / 2)...)};
+#else
+  return {__builtin_shuffle(p.a, p.b, VecBits<C>{bits_t<C>(lane / 2 + lane % 2 * lanes)...}),
+          __builtin_shuffle(p.a, p.b, VecBits<C>{bits_t<C>(lane / 2 + lane % 2 * lanes + lanes / 2)...})};
+#endif
+}
+
+template <Order order, class T, class C = compute_t<T>>
+PYDELTA_INLINE inline Pair<C> load2(const T* p) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    VecBits<float> words;
+    memcpy(&words, p, sizeof(words));
+    const Pair<C> parity{bit_cast<Vec<float>>(words << 16), bit_cast<Vec<float>>(words & 0xffff0000u)};
+    if constexpr (order == Order::parity) return parity;
+    return zip<C>(parity, std::make_index_sequence<kLanes<C>>());
+  } else {
+    const Pair<C> halves{load(p), load(p + kLanes<C>)};
+    if constexpr (order == Order::halves) return halves;
+    return unzip<C>(halves, std::make_index_sequence<kLanes<C>>());
+  }
+}
+
 // Into the second-level cache: the next tile arrives while this one is transformed there.
 template <class T>
 PYDELTA_INLINE inline void prefetch(const T* p) {
@@ -103,11 +151,26 @@ PYDELTA_INLINE inline void prefetch(const T* p) {
 
 // ---- store: round to nearest even, once ------------------------------------------------------
 
+// The result is the upper half of each word; what is below it is left over. A NaN may come out as an infinity.
 PYDELTA_INLINE inline VecBits<float> round_to_bf16(Vec<float> v) {
   const auto bits = bit_cast<VecBits<float>>(v);
-  const auto rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return bits + 0x7fffu + ((bits >> 16) & 1u);
+}
+
+// The same with NaN for NaN.
+PYDELTA_INLINE inline VecBits<float> round_to_bf16_or_nan(Vec<float> v) {
   const auto nan = bit_cast<VecBits<float>>(v != v);
-  return (rounded & ~nan) | (nan & 0x7fc0u);
+  return (round_to_bf16(v) & ~nan) | (nan & 0x7fc00000u);
+}
+
+PYDELTA_INLINE inline VecBits<float> join_bf16(Pair<float> v) {
+#if defined(__AVX512F__)
+  // One comparison looks for NaN in both; there hardly ever is one.
+  if (__builtin_expect(_mm512_cmp_ps_mask((__m512)v.a, (__m512)v.b, _CMP_UNORD_Q) == 0, 1)) {
+    return (round_to_bf16(v.a) >> 16) | (round_to_bf16(v.b) & 0xffff0000u);
+  }
+#endif
+  return (round_to_bf16_or_nan(v.a) >> 16) | (round_to_bf16_or_nan(v.b) & 0xffff0000u);
 }
 
 // Float to IEEE half, ties to even, for every bit pattern: adding a power of two 13 binary places
@@ -128,34 +191,9 @@ PYDELTA_INLINE inline f16 narrow(float value) {
   return {uint16_t(half | (bits >> 16 & 0x8000u))};
 }
 
-// Two vectors of results as one register of 16-bit elements, or as two of 32- or 64-bit ones.
 using Half = typename vector_of<uint16_t, kLanes<float>>::type;
-using Halves = typename vector_of<uint16_t, 2 * kLanes<float>>::type;
 
-PYDELTA_INLINE inline Halves concatenate(Half low, Half high) {
-  Halves both;
-  memcpy(&both, &low, sizeof(low));
-  memcpy(reinterpret_cast<char*>(&both) + sizeof(low), &high, sizeof(high));
-  return both;
-}
-
-PYDELTA_INLINE inline Halves narrow(Vec<float> a, Vec<float> b, bf16) {
-#if defined(__AVX512BW__)
-  // The upper halves of 32 rounded words are gathered at once; a NaN, which rounding could turn into an
-  // infinity, takes the general way.
-  if (__builtin_expect(_mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q) == 0, 1)) {
-    const auto x = bit_cast<VecBits<float>>(a), y = bit_cast<VecBits<float>>(b);
-    const auto p = x + 0x7fffu + ((x >> 16) & 1u), q = y + 0x7fffu + ((y >> 16) & 1u);
-    Halves odd;
-    for (int i = 0; i < 2 * kLanes<float>; ++i) odd[i] = uint16_t(2 * i + 1);
-    return (Halves)_mm512_permutex2var_epi16((__m512i)p, (__m512i)odd, (__m512i)q);
-  }
-#endif
-  return concatenate(__builtin_convertvector(round_to_bf16(a), Half),
-                     __builtin_convertvector(round_to_bf16(b), Half));
-}
-
-PYDELTA_INLINE inline Half narrow(Vec<float> v, f16) {
+PYDELTA_INLINE inline Half narrow(Vec<float> v) {
 #if defined(__AVX512F__)
   return (Half)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
 #elif defined(__F16C__)
@@ -165,10 +203,6 @@ PYDELTA_INLINE inline Half narrow(Vec<float> v, f16) {
   for (int i = 0; i < kLanes<float>; ++i) half[i] = narrow(v[i]).bits;
   return half;
 #endif
-}
-
-PYDELTA_INLINE inline Halves narrow(Vec<float> a, Vec<float> b, f16 type) {
-  return concatenate(narrow(a, type), narrow(b, type));
 }
 
 // A register to memory: into the cache, or around it if `around` (p is then aligned to the register).
@@ -192,31 +226,58 @@ PYDELTA_INLINE inline void write_fence() {
 #endif
 }
 
-// Two vectors, 2 kLanes<C> elements of T.
-template <class T, class C>
-PYDELTA_INLINE inline void store2(T* p, Vec<C> a, Vec<C> b, bool around) {
-  if constexpr (sizeof(T) == sizeof(C)) {
-    write(p, a, around);
-    write(p + kLanes<C>, b, around);
+template <Order order, class T, class C>
+PYDELTA_INLINE inline void store2(T* p, Pair<C> v, bool around) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    if constexpr (order == Order::halves) v = unzip<C>(v, std::make_index_sequence<kLanes<C>>());
+    write(p, join_bf16(v), around);
   } else {
-    write(p, narrow(a, b, T{}), around);
+    if constexpr (order == Order::parity) v = zip<C>(v, std::make_index_sequence<kLanes<C>>());
+    if constexpr (sizeof(T) == sizeof(C)) {
+      write(p, v.a, around);
+      write(p + kLanes<C>, v.b, around);
+    } else {
+      const Half halves[2] = {narrow(v.a), narrow(v.b)};
+      VecBits<float> both;
+      memcpy(&both, halves, sizeof(both));
+      write(p, both, around);
+    }
   }
 }
 
-// ---- part of a vector, at the end of a row ---------------------------------------------------
+// ---- part of a vector or pair, at the end of a row: `count` elements, or all if there are more -
 
 template <class T, class C = compute_t<T>>
-PYDELTA_INLINE inline Vec<C> load_part(const T* p, int count) {
+PYDELTA_INLINE inline Vec<C> load_upto(const T* p, int64_t count) {
+  if (count >= kLanes<C>) return load(p);
   T raw[kLanes<C>] = {};
-  memcpy(raw, p, sizeof(T) * size_t(count));
+  if (count > 0) memcpy(raw, p, sizeof(T) * size_t(count));
   return load(raw);
 }
 
 template <class T, class C = compute_t<T>>
-PYDELTA_INLINE inline void store_part(T* p, Vec<C> v, int count) {
+PYDELTA_INLINE inline void store_upto(T* p, Vec<C> v, int64_t count, bool around) {
+  if (count >= kLanes<C> && sizeof(T) == sizeof(C)) return write(p, v, around);
   T raw[2 * kLanes<C>];
-  store2<T, C>(raw, v, Vec<C>{}, false);
-  memcpy(p, raw, sizeof(T) * size_t(count));
+  store2<Order::halves>(raw, Pair<C>{v, v}, false);
+  const int64_t present = count < kLanes<C> ? count : kLanes<C>;
+  if (present > 0) memcpy(p, raw, sizeof(T) * size_t(present));
+}
+
+template <Order order, class T, class C = compute_t<T>>
+PYDELTA_INLINE inline Pair<C> load2_upto(const T* p, int64_t count) {
+  if (count >= 2 * kLanes<C>) return load2<order>(p);
+  T raw[2 * kLanes<C>] = {};
+  if (count > 0) memcpy(raw, p, sizeof(T) * size_t(count));
+  return load2<order>(raw);
+}
+
+template <Order order, class T, class C>
+PYDELTA_INLINE inline void store2_upto(T* p, Pair<C> v, int64_t count, bool around) {
+  if (count >= 2 * kLanes<C>) return store2<order>(p, v, around);
+  T raw[2 * kLanes<C>];
+  store2<order>(raw, v, false);
+  if (count > 0) memcpy(p, raw, sizeof(T) * size_t(count));
 }
 
 // ---- arithmetic ------------------------------------------------------------------------------
@@ -277,6 +338,12 @@ PYDELTA_INLINE inline Vec<C> lane_signs() {
   Vec<C> signs;
   for (int i = 0; i < kLanes<C>; ++i) signs[i] = (i & h) ? C(-1) : C(1);
   return signs;
+}
+
+// The same for a pair: the signs of `a` are the low bits, those of `b` follow.
+template <class C>
+PYDELTA_INLINE inline Pair<C> flip(Pair<C> v, uint32_t minus) {
+  return {flip<C>(v.a, minus), flip<C>(v.b, minus >> kLanes<C>)};
 }
 
 // One butterfly stage between lanes: lane i gets v[i] + v[i^h] where bit h of i is clear, v[i^h] - v[i] where set.

@@ -4,20 +4,44 @@
 
 namespace PYDELTA_NAMESPACE {
 
+namespace {
+
+// Rounds what transform() gives into the output, scaled and signed.
+template <class T, Order order, class TileType, class C = compute_t<T>>
+struct UnarySink {
+  T* out;
+  TileType tile;
+  C scale;
+  SignView signs;
+  bool around;
+  PYDELTA_INLINE void operator()(int64_t i, Vec<C> v) const {
+    const Spot spot = tile.spot(i);
+    const Vec<C> y = flip<C>(v * broadcast(scale), TileType::minus(signs, spot));
+    store_upto(out + spot.offset, y, spot.left, around);
+  }
+  PYDELTA_INLINE void operator()(int64_t i, Pair<C> v) const {
+    const Spot spot = tile.spot(i);
+    const Vec<C> factor = broadcast(scale);
+    const Pair<C> y = flip<C>(Pair<C>{v.a * factor, v.b * factor}, TileType::minus(signs, spot));
+    store2_upto<order>(out + spot.offset, y, spot.left, around);
+  }
+};
+
+}  // namespace
+
 template <class T>
 void unary(const T* x, T* out, Axis axis, int64_t block, const Signs& inner, const Signs& outer,
            compute_t<T> scale, int threads) {
   using C = compute_t<T>;
+  constexpr Order order = order_of<T>;
   if (block > kMaxTileBlock) return unary_large(x, out, axis, block, inner, outer, scale, threads);
   const SignView before = inner.view(), after = outer.view();
   const bool around = writes_around(out, axis, x);
-  for_blocks<C>(axis, block, 2 * sizeof(T), threads, [&](auto tile) {
+  for_last_axis<C>(axis, block, 2 * sizeof(T), threads, [=](auto tile) {
+    using TileType = decltype(tile);
     C* const work = scratch<C>(tile.room());
-    transform(tile, block, work, SignedSource<T, decltype(tile)>{x, before});
-    tile.pairs([=](int64_t i, Spot spot) PYDELTA_INLINE {
-      const auto pair = scaled_pair(work + i * kLanes<C>, scale, tile.minus(after, spot));
-      store2_upto(out + spot.offset, pair.a, pair.b, spot.left, around);
-    });
+    transform<order>(tile, block, work, SignedSource<T, order, TileType>{x, before},
+                     UnarySink<T, order, TileType>{out, tile, scale, after, around});
     if (around) write_fence();
   });
 }

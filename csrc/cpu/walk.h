@@ -30,37 +30,12 @@ void visit(int dtype, const Body& body) {
   }
 }
 
-template <class C>
-struct Pair {
-  Vec<C> a, b;
-};
-
 // What dtypes go with one another: fp64 only with itself.
 template <class C, class Body>
 void visit_of(int dtype, const Body& body) {
   visit(dtype, [&](auto t) {
     if constexpr (sizeof(compute_t<decltype(t)>) == sizeof(C)) body(t);
   });
-}
-
-template <class T, class C = compute_t<T>>
-PYDELTA_INLINE inline Vec<C> load_upto(const T* p, int64_t count) {
-  if (count >= kLanes<C>) return load(p);
-  return count > 0 ? load_part<T, C>(p, int(count)) : Vec<C>{};
-}
-
-template <class T, class C = compute_t<T>>
-PYDELTA_INLINE inline Pair<C> load2_upto(const T* p, int64_t count) {
-  return {load_upto(p, count), load_upto(p + kLanes<C>, count - kLanes<C>)};
-}
-
-// around: past the cache, where p allows it.
-template <class T, class C = compute_t<T>>
-PYDELTA_INLINE inline void store2_upto(T* p, Vec<C> a, Vec<C> b, int64_t count, bool around) {
-  if (count >= 2 * kLanes<C>) return store2<T, C>(p, a, b, around);
-  const int64_t second = count - kLanes<C>;
-  if (count > 0) store_part<T, C>(p, a, int(second < 0 ? count : kLanes<C>));
-  if (second > 0) store_part<T, C>(p + kLanes<C>, b, int(second));
 }
 
 // Whether a result is written around the cache: it is large, no input, and its rows are aligned.
@@ -109,14 +84,15 @@ struct Tile {
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// body(tile) for consecutive pieces of every row of `length` elements.
+// body(tile) for consecutive pieces of every row of `length` elements. `period`: along the axis, after how many
+// elements signs repeat; across it, after how many rows.
 template <class C, Layout layout, class Body>
-void for_rows(int64_t rows, int64_t length, int64_t piece, int64_t modulus, int64_t bytes, int threads,
+void for_rows(int64_t rows, int64_t length, int64_t piece, int64_t period, int64_t bytes, int threads,
               const Body& body) {
   const int64_t pieces = ceil_div(length, piece);
   parallel_for(rows * pieces, least(piece, length) * bytes, threads, [&](int64_t i) {
     const int64_t row = i / pieces, start = i % pieces * piece, count = least(piece, length - start);
-    const int64_t j = layout == Layout::uniform ? row % modulus : start;
+    const int64_t j = (layout == Layout::uniform ? row : start) % period;
     body(Tile<C, layout>{row * length + start, j, ceil_div(count, kLanes<C>), count, 0});
   });
 }
@@ -135,13 +111,16 @@ void for_columns(Axis axis, int64_t block, int64_t bytes, int threads, const Bod
 
 template <class C, class Body>
 void for_last_axis(Axis axis, int64_t block, int64_t bytes, int threads, const Body& body) {
-  const int64_t together = rows_per_tile(axis), piece = together > 1 ? together * axis.n : block > kTile ? block : kTile;
-  if (together > 1) axis = {1, axis.outer * axis.n, 1};
-  const bool whole_vectors = block == 1 || block >= kLanes<C>;
-  if (whole_vectors && axis.n % (2 * kLanes<C>) == 0) {
-    return for_rows<C, Layout::rows>(axis.outer, axis.n, piece, 1, bytes, threads, body);
+  const int64_t together = rows_per_tile(axis);
+  int64_t piece = block > kTile ? block : kTile, period = axis.n;
+  if (together > 1) {
+    piece = period = together * axis.n;
+    axis = {1, axis.outer * axis.n, 1};
   }
-  for_rows<C, Layout::ragged>(axis.outer, axis.n, piece, 1, bytes, threads, body);
+  if (axis.n % (2 * kLanes<C>) == 0 && (block == 1 || block >= 2 * kLanes<C>)) {
+    return for_rows<C, Layout::rows>(axis.outer, axis.n, piece, period, bytes, threads, body);
+  }
+  for_rows<C, Layout::ragged>(axis.outer, axis.n, piece, period, bytes, threads, body);
 }
 
 // body(tile) for tiles that cover the tensor; bytes: memory traffic per element.
@@ -163,40 +142,78 @@ void for_blocks(Axis axis, int64_t block, int64_t bytes, int threads, const Body
 
 inline int log2_of(int64_t power) { return __builtin_ctzll(uint64_t(power)); }
 
-// The plain +-1 transform of a tile's blocks into `work`; source(spot) gives the signed input vectors. It stays
-// a function of its own, so that there is one per kind of source and not one per combination of dtypes.
-template <class C, Layout layout, class Source>
-__attribute__((noinline)) void transform(Tile<C, layout> tile, int64_t block, C* work, Source source) {
-  const int log = log2_of(block), lane_log = least(log, kLaneLog<C>);
-  const auto read = [tile, source](int64_t i) PYDELTA_INLINE { return source(tile.spot(i)); };
+// The plain +-1 transform of a tile's blocks. source.one(spot) and source.pair(spot) give signed input vectors,
+// store(i, v) takes the result, a Vec by halves and a Pair by parity. It stays a function of its own, so that there
+// is one per kind of source and sink and not one per combination of dtypes.
+template <Order order, class C, Layout layout, class Source, class Sink>
+[[gnu::noinline]] void transform(Tile<C, layout> tile, int64_t block, C* work, Source source, Sink store) {
+  constexpr bool parity = order == Order::parity;
+  constexpr int side = parity ? 2 : 1, in_lanes = kLaneLog<C> + side - 1;
+  const int log = log2_of(block);
   if constexpr (layout == Layout::columns) {
-    return fwht<C, kColumnLog>(tile.vectors, log, work, read);
+    const auto read = [=](int64_t i) PYDELTA_INLINE {
+      if constexpr (parity) {
+        const Pair<C> p = source.pair(tile.spot(i & ~int64_t(1)));
+        return i & 1 ? p.b : p.a;
+      } else {
+        return source.one(tile.spot(i));
+      }
+    };
+    return fwht<C, kColumnLog, side>(tile.vectors, log, work, read, store);
   }
-  if (log >= kLaneLog<C>) {
-    const auto stages = [read](int64_t i) PYDELTA_INLINE { return lane_stages<C>(read(i), kLaneLog<C>); };
-    return fwht<C, 0>(tile.vectors, log - kLaneLog<C>, work, stages);
+  if (log >= in_lanes) {
+    const auto read = [=](int64_t i) PYDELTA_INLINE {
+      if constexpr (parity) {
+        const Pair<C> p = source.pair(tile.spot(i & ~int64_t(1)));
+        return lane_stages<C>(add_exact_product<C>(p.a, p.b, broadcast(C(1 - 2 * (i & 1)))), kLaneLog<C>);
+      } else {
+        return lane_stages<C>(source.one(tile.spot(i)), kLaneLog<C>);
+      }
+    };
+    return fwht<C, side - 1, side>(tile.vectors, log - in_lanes, work, read, store);
   }
-  for (int64_t i = 0; i < tile.vectors; ++i) {
-    write(work + i * kLanes<C>, lane_stages<C>(read(i), lane_log), false);
+  for (int64_t i = 0; i < tile.vectors; i += side) {
+    if constexpr (parity) {
+      Pair<C> p = source.pair(tile.spot(i));
+      if (log > 0) p = {p.a + p.b, p.a - p.b};
+      store(i, Pair<C>{lane_stages<C>(p.a, log - 1), lane_stages<C>(p.b, log - 1)});
+    } else {
+      store(i, lane_stages<C>(source.one(tile.spot(i)), log));
+    }
   }
 }
 
 // Where transform() reads from: x, with signs.
-template <class T, class TileType, class C = compute_t<T>>
+template <class T, Order order, class TileType, class C = compute_t<T>>
 struct SignedSource {
   const T* x;
   SignView signs;
-  PYDELTA_INLINE Vec<C> operator()(Spot spot) const {
+  PYDELTA_INLINE Vec<C> one(Spot spot) const {
     prefetch(x + spot.offset + kTile);
     return flip<C>(load_upto(x + spot.offset, spot.left), TileType::minus(signs, spot));
   }
+  PYDELTA_INLINE Pair<C> pair(Spot spot) const {
+    prefetch(x + spot.offset + kTile);
+    return flip<C>(load2_upto<order>(x + spot.offset, spot.left), TileType::minus(signs, spot));
+  }
 };
 
-// Two transformed vectors, scaled and signed: the signs of `a` are the low bits, those of `b` follow.
+// Where transform() writes to if the op goes on from there: memory that a cache holds.
+template <class C>
+struct WorkSink {
+  C* work;
+  PYDELTA_INLINE void operator()(int64_t i, Vec<C> v) const { write(work + i * kLanes<C>, v, false); }
+  PYDELTA_INLINE void operator()(int64_t i, Pair<C> v) const {
+    write(work + i * kLanes<C>, v.a, false);
+    write(work + (i + 1) * kLanes<C>, v.b, false);
+  }
+};
+
+// Two transformed vectors from there, scaled and signed.
 template <class C>
 PYDELTA_INLINE inline Pair<C> scaled_pair(const C* work, C scale, uint32_t minus) {
   const Vec<C> factor = broadcast(scale);
-  return {flip<C>(load(work) * factor, minus), flip<C>(load(work + kLanes<C>) * factor, minus >> kLanes<C>)};
+  return flip<C>(Pair<C>{load(work) * factor, load(work + kLanes<C>) * factor}, minus);
 }
 
 }  // namespace PYDELTA_NAMESPACE

@@ -32,9 +32,7 @@ def bytes_of(*paths: Path) -> int:
     return sum(file.stat().st_size for path in paths for file in path.rglob("*") if file.is_file())
 
 
-def compress(
-    models: Path, views: list[str], store: Path, transform: str, seed: int, threads: int | None
-) -> None:
+def compress(models: Path, views: list[str], store: Path, transform: str, seed: int, threads: int) -> None:
     """``pydelta compress`` of the folders ``models/<view>`` against ``models/base``."""
     given = [f"--model={view}={models / view}" for view in views]
     options = [f"--transform={transform}", f"--seed={seed}", "--dtype=fp32", "--quiet"]
@@ -42,7 +40,7 @@ def compress(
     _python("pydelta", arguments, salt="1", threads=threads)
 
 
-def retrieve(models: Path, store: Path, out: Path, threads: int | None) -> dict[str, float]:
+def retrieve(models: Path, store: Path, out: Path, threads: int) -> dict[str, float]:
     """Every model of a store into ``out/<model>``, by a new process that has the files alone.
 
     Returns:
@@ -55,11 +53,9 @@ def retrieve(models: Path, store: Path, out: Path, threads: int | None) -> dict[
     return times
 
 
-def _python(module: str, arguments: list[str], *, salt: str, threads: int | None) -> str:
+def _python(module: str, arguments: list[str], *, salt: str, threads: int) -> str:
     """What a new interpreter that runs a module writes to stdout; ``salt`` is that of Python's ``hash``."""
-    environment = {**os.environ, "PYTHONHASHSEED": salt}
-    if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
+    environment = {**os.environ, "PYTHONHASHSEED": salt, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -18,7 +18,7 @@ from pydelta.demo.train import Recipe, Weights, train_all
 Say = Callable[[str], None]
 
 
-def run(folder: Path, recipe: Recipe, *, seed: int, threads: int | None = None, say: Say) -> dict[str, Any]:
+def run(folder: Path, recipe: Recipe, *, seed: int, threads: int = 1, say: Say) -> dict[str, Any]:
     """Trains, compresses, retrieves and compares, in an empty folder.
 
     Returns:
@@ -72,7 +72,7 @@ def run(folder: Path, recipe: Recipe, *, seed: int, threads: int | None = None, 
 
 
 def _through_files(
-    folder: Path, views: list[str], transform: str, seed: int, threads: int | None, say: Say
+    folder: Path, views: list[str], transform: str, seed: int, threads: int, say: Say
 ) -> tuple[dict[str, Weights], dict[str, float]]:
     """The models after compression by one process and retrieval by another, and how long retrieval took."""
     models, store, back = folder / "models", folder / f"store-{transform}", folder / f"retrieved-{transform}"

@@ -64,7 +64,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a new folder; default: %(default)s",
     )
-    parser.add_argument("--threads", type=_threads, metavar="N", help="default: what torch takes")
+    parser.add_argument(
+        "--threads",
+        type=_threads,
+        default=1,
+        metavar="N",
+        help="default: %(default)s, whatever the machine has",
+    )
     parser.add_argument("--force", action="store_true", help="replace the folder of an earlier demo")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
@@ -109,7 +115,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
             print(f"[{time.perf_counter() - start:3.0f} s] {line}", file=sys.stderr, flush=True)
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(arguments.threads or threads)
+    torch.set_num_threads(arguments.threads)
     try:
         return run(arguments.out, Recipe(), seed=arguments.seed, threads=arguments.threads, say=say)
     finally:

@@ -6,12 +6,14 @@ tracing, so everything a kernel may do (pointers, threads, Triton launches) stay
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from pydelta import _check
+from pydelta.random import Key
 
 _LIBRARY = torch.library.Library("pydelta", "DEF")
 
@@ -23,8 +25,10 @@ def to_int64(value: int) -> int:
     return value - _WRAP if value >= _WRAP >> 1 else value
 
 
-def to_uint64(value: int) -> int:
-    return value % _WRAP
+@functools.lru_cache(maxsize=4096)
+def key_of(seed: int, stream: int) -> Key:
+    """The key that a schema's two ints stand for."""
+    return Key(seed % _WRAP, stream % _WRAP)
 
 
 def register(
@@ -64,9 +68,7 @@ def register(
     torch.library.register_fake(f"pydelta::{name}", empty, lib=_LIBRARY)
     torch.library.register_fake(f"pydelta::{name}_out", lambda *args: None, lib=_LIBRARY)
     if backward is not None:
-        torch.library.register_autograd(
-            f"pydelta::{name}", backward, setup_context=save, lib=_LIBRARY
-        )
+        torch.library.register_autograd(f"pydelta::{name}", backward, setup_context=save, lib=_LIBRARY)
     namespace = torch.ops.pydelta
     return getattr(namespace, name).default, getattr(namespace, f"{name}_out").default
 
@@ -83,3 +85,8 @@ def no_grad_into_out(op: str, inputs: Sequence[torch.Tensor]) -> None:
     """Autograd cannot follow a write into ``out``."""
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
         raise ValueError(f"[{op}] out must not be given when an input requires a gradient, got both")
+
+
+def without_grad(x: torch.Tensor) -> torch.Tensor:
+    """``x`` for an op that is not differentiable."""
+    return x.detach() if x.requires_grad else x

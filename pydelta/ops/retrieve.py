@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pydelta import _check, _dispatch
-from pydelta.ops._library import register, to_int64, to_uint64
+from pydelta.ops._library import key_of, register, to_int64, without_grad
 from pydelta.random import Key
 
 
@@ -38,7 +38,7 @@ def _run(
     _dispatch.kernel("retrieve", base, backend)(
         base.contiguous(),
         superposed.contiguous(),
-        Key(to_uint64(seed), to_uint64(stream)),
+        key_of(seed, stream),
         out=out,
         lam=lam,
         transform=transform,
@@ -104,8 +104,8 @@ def retrieve(
     _check.same_precision(op, "superposed", superposed.dtype, base.dtype)
     key = _check.key(op, "key", key)
     args = (
-        base.detach(),
-        superposed.detach(),
+        without_grad(base),
+        without_grad(superposed),
         to_int64(key.seed),
         to_int64(key.stream),
         _check.number(op, "lam", lam),

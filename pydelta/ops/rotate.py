@@ -7,13 +7,11 @@ from typing import Any
 import torch
 
 from pydelta import _check, _dispatch
-from pydelta.ops._library import no_grad_into_out, register, to_int64, to_uint64
+from pydelta.ops._library import key_of, no_grad_into_out, register, to_int64
 from pydelta.random import Key
 
 
-def _empty(
-    x: torch.Tensor, seed: int, stream: int, block: int, inverse: bool, backend: str
-) -> torch.Tensor:
+def _empty(x: torch.Tensor, seed: int, stream: int, block: int, inverse: bool, backend: str) -> torch.Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -27,7 +25,7 @@ def _run(
     backend: str,
 ) -> None:
     kernel = _dispatch.kernel("rotate", x, backend)
-    key = Key(to_uint64(seed), to_uint64(stream))
+    key = key_of(seed, stream)
     kernel(x.contiguous(), key, out=out, block=block, inverse=inverse)
 
 

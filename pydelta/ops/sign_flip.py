@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pydelta import _check, _dispatch
-from pydelta.ops._library import no_grad_into_out, register, to_int64, to_uint64
+from pydelta.ops._library import key_of, no_grad_into_out, register, to_int64
 from pydelta.random import Key
 
 
@@ -15,10 +15,8 @@ def _empty(x: torch.Tensor, seed: int, stream: int, dim: int, backend: str) -> t
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _run(
-    out: torch.Tensor, x: torch.Tensor, seed: int, stream: int, dim: int, backend: str
-) -> None:
-    key = Key(to_uint64(seed), to_uint64(stream))
+def _run(out: torch.Tensor, x: torch.Tensor, seed: int, stream: int, dim: int, backend: str) -> None:
+    key = key_of(seed, stream)
     _dispatch.kernel("sign_flip", x, backend)(x.contiguous(), key, out=out, dim=dim)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from pydelta import _check, _dispatch
-from pydelta.ops._library import register, to_int64, to_uint64
+from pydelta.ops._library import key_of, register, to_int64, without_grad
 from pydelta.random import Key
 
 
@@ -40,7 +40,7 @@ def _run(
     _dispatch.kernel("superpose", base, backend)(
         base.contiguous(),
         [x.contiguous() for x in tuned],
-        [Key(to_uint64(a), to_uint64(b)) for a, b in zip(seeds, streams, strict=True)],
+        [key_of(a, b) for a, b in zip(seeds, streams, strict=True)],
         out=out,
         weights=weights,
         transform=transform,
@@ -113,8 +113,8 @@ def superpose(
         weights = [1.0] * len(models)
     _check.count(op, "weights", weights, len(models))
     args = (
-        base.detach(),
-        [x.detach() for x in models],
+        without_grad(base),
+        [without_grad(x) for x in models],
         [to_int64(key.seed) for key in streams],
         [to_int64(key.stream) for key in streams],
         [_check.number(op, f"weights[{i}]", w) for i, w in enumerate(weights)],

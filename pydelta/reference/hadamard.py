@@ -9,9 +9,7 @@ import torch
 from pydelta._check import compute_dtype, default_block
 
 
-def hadamard(
-    x: torch.Tensor, *, block: int | None = None, scale: float | None = None
-) -> torch.Tensor:
+def hadamard(x: torch.Tensor, *, block: int | None = None, scale: float | None = None) -> torch.Tensor:
     """y = scale * (I kron H_block) x along the last dimension, natural (Sylvester) order.
 
     The butterfly stages run with ascending distance h = 1, 2, 4, ... and the scale comes last:

@@ -9,9 +9,7 @@ from pydelta.reference.hadamard import hadamard
 from pydelta.reference.sign_flip import flip
 
 
-def rotate(
-    x: torch.Tensor, key: Key, *, block: int | None = None, inverse: bool = False
-) -> torch.Tensor:
+def rotate(x: torch.Tensor, key: Key, *, block: int | None = None, inverse: bool = False) -> torch.Tensor:
     """y = D H D' x along the last dimension, H orthonormal; inverse D' H D.
 
     D' takes the signs 0, 1, ... of the key, D those from 2**40 on. Both are needed: one H after
