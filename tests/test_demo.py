@@ -151,7 +151,7 @@ def small(tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return folder, pipeline(folder, TINY, seed=3, threads=1, **SILENT)
+        return folder, pipeline(folder, TINY, seed=3, **SILENT)
     finally:
         torch.set_num_threads(threads)
 

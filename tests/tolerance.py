@@ -8,10 +8,10 @@ inputs are exact. ``depth`` counts the operations on the way from input to outpu
 Each operation adds an error u d times the value it rounded. A butterfly carries errors on as an orthogonal
 matrix times sqrt(2), as it does the values themselves, so in units of the output every stage contributes an
 error of variance at most u^2 magnitude^2 / 3, where ``magnitude`` is the root mean square of the largest
-stage's values (by default that of the truth). One error is not random: the scale
-1/sqrt(2^L) rounded to fp32 is off by the same factor (1 + d) everywhere, which adds u |truth|. Last, an output
-narrower than the arithmetic is rounded once more: v |truth|, v = 2^-8 in bf16 and 2^-11 in fp16, or half the
-smallest subnormal. Hence
+stage's values (by default that of the truth). One error is not random: the scale 1/sqrt(2^L) rounded to fp32
+is off by the same factor (1 + d) everywhere, which adds u |truth|. Last, an output narrower than the
+arithmetic is rounded once more: v |truth|, v = 2^-8 in bf16 and 2^-11 in fp16, or half the smallest
+subnormal. Hence
 
   RMS      <= u magnitude sqrt(depth / 3) + u rms(truth) + v rms(truth) / sqrt(3)
   maximum  <= u magnitude sqrt(2 depth ln(2 N / p)) + u |truth| + v |truth|     for each element.
