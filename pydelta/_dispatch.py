@@ -8,8 +8,8 @@ Triton.
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,11 +18,14 @@ from typing import Any
 import torch
 
 from pydelta import _check
+from pydelta._environment import interpreted
 
 Kernel = Callable[..., None]
 
 BACKENDS = ("cpu", "cuda", "triton", "reference")
 """In order of preference."""
+
+OLDEST_TRITON = (3, 4)
 
 _MODULES = {
     "cpu": "pydelta.native",
@@ -48,14 +51,12 @@ def missing(backend: str) -> str:
     if backend == "triton":
         if importlib.util.find_spec("triton") is None:
             return "the package triton is not installed"
+        version = importlib.metadata.version("triton")
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TRITON:
+            return f"triton {version} is older than {'.'.join(map(str, OLDEST_TRITON))}"
         if not interpreted() and not torch.cuda.is_available():
             return "torch sees no CUDA device"
     return ""
-
-
-def interpreted() -> bool:
-    """Whether Triton runs its kernels in Python, on CPU tensors: how they are tested without a GPU."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def backends() -> dict[str, bool]:

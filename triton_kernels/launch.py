@@ -10,7 +10,7 @@ import torch
 import triton
 
 from pydelta._check import default_block
-from pydelta._dispatch import interpreted
+from pydelta._environment import interpreted
 from pydelta.random import Key
 from pydelta.triton_kernels.philox import pack
 from pydelta.triton_kernels.walk import walk
