@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -107,9 +109,22 @@ def key(op: str, name: str, value: object) -> Key:
 def number(op: str, name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"[{op}] {name} must be a number, got {type(value).__name__}")
-    if value != value or value in (float("inf"), float("-inf")):
+    if not -sys.float_info.max <= value <= sys.float_info.max:
         raise ValueError(f"[{op}] {name} must be finite, got {value}")
     return float(value)
+
+
+def backend(op: str, value: object) -> str:
+    """The backend's name, "" for the dispatcher's choice."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"[{op}] backend must be a str, got {type(value).__name__}")
+    return value or ""
+
+
+def sequence(op: str, name: str, values: object) -> Sequence[Any]:
+    if not isinstance(values, list | tuple):
+        raise TypeError(f"[{op}] {name} must be a list or tuple, got {type(values).__name__}")
+    return values
 
 
 def transform(op: str, value: object) -> str:
@@ -128,6 +143,13 @@ def out(op: str, out: object, like: torch.Tensor, dtype: torch.dtype) -> torch.T
         raise TypeError(f"[{op}] out must be a tensor, got {type(out).__name__}")
     alike(op, "out", out, "the input", like)
     dtype_of(op, "out", out, dtype)
+    reach = 0
+    for stride, size in sorted(zip(out.stride(), out.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            raise ValueError(
+                f"[{op}] out must have a place of its own for every element, got strides {tuple(out.stride())}"
+            )
+        reach += (size - 1) * stride
     return out
 
 
@@ -140,11 +162,16 @@ def no_partial_overlap(op: str, out: torch.Tensor, inputs: Sequence[torch.Tensor
     first, last = _span(out)
     for x in inputs:
         a, b = _span(x)
-        same = a == first and x.dtype == out.dtype and x.stride() == out.stride()
+        same = a == first and x.dtype == out.dtype and _strides(x) == _strides(out)
         if a < last and first < b and not same:
             raise ValueError(
                 f"[{op}] out must be an input itself or share no memory with it, got a partial overlap"
             )
+
+
+def _strides(x: torch.Tensor) -> list[int]:
+    """The strides that matter: a dimension of size 1 is never stepped along."""
+    return [stride for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1]
 
 
 def _span(x: torch.Tensor) -> tuple[int, int]:

@@ -35,6 +35,7 @@ def rows():
     for op in OPS:
         names = "cpu, cuda, reference, triton"
         yield op, {"backend": "fast"}, ValueError, f"backend must be one of {names}, got 'fast'"
+        yield op, {"backend": 3}, TypeError, "backend must be a str, got int"
 
 
 def tensor_rows():
@@ -61,6 +62,9 @@ def out_rows():
         name = next(iter(ARGUMENTS[op]))
         yield op, {name: buffer[:2], "out": buffer[1:]}, ValueError, overlap
         yield op, {name: buffer[:2], "out": buffer.as_strided((2, 96), (1, 2))}, ValueError, overlap
+        own = "out must have a place of its own for every element, got strides "
+        yield op, {"out": torch.ones(1, 96).expand(2, 96)}, ValueError, own + "(0, 1)"
+        yield op, {"out": torch.ones(192).as_strided((2, 96), (95, 1))}, ValueError, own + "(95, 1)"
         wide = torch.ones(2, 192)
         yield op, {name: wide[:, ::2], "out": wide[:, 1::2]}, ValueError, overlap
     for op in ("hadamard", "sign_flip", "rotate"):
@@ -98,6 +102,7 @@ def number_rows():
         yield "hadamard", {"scale": value}, ValueError, f"scale must be finite, got {value}"
         yield "retrieve", {"lam": value}, ValueError, f"lam must be finite, got {value}"
         yield "superpose", {"weights": [1, value]}, ValueError, f"weights[1] must be finite, got {value}"
+    yield "hadamard", {"scale": 10**400}, ValueError, f"scale must be finite, got {10**400}"
     yield "retrieve", {"lam": None}, TypeError, "lam must be a number, got NoneType"
     yield "rotate", {"inverse": 1}, TypeError, "inverse must be a bool, got int"
     for op in ("sign_flip", "superpose", "retrieve"):
@@ -126,6 +131,9 @@ def superpose_rows():
     yield op, {"tuned": [X, None]}, TypeError, first + "be a tensor, got NoneType"
     for name, value in (("keys", [KEY]), ("weights", [1.0, 2.0, 3.0])):
         yield op, {name: value}, ValueError, f"{name} must have one entry per model (2), got {len(value)}"
+    for name, value in (("tuned", X), ("keys", KEY), ("weights", 2.0)):
+        got = type(value).__name__
+        yield op, {name: value}, TypeError, f"{name} must be a list or tuple, got {got}"
     yield op, {"weights": [1.0, "2"]}, TypeError, "weights[1] must be a number, got str"
 
 

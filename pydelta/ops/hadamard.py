@@ -68,8 +68,9 @@ def hadamard(
     _check.has_dimension("hadamard", "x", x)
     block = _check.block("hadamard", block, int(x.shape[-1]))
     scale = 1.0 / math.sqrt(block) if scale is None else _check.number("hadamard", "scale", scale)
+    backend = _check.backend("hadamard", backend)
     if out is None:
-        return _new(x, block, scale, backend or "")
+        return _new(x, block, scale, backend)
     no_grad_into_out("hadamard", [x])
-    _into(x, block, scale, backend or "", _check.out("hadamard", out, x, x.dtype))
+    _into(x, block, scale, backend, _check.out("hadamard", out, x, x.dtype))
     return out

@@ -112,7 +112,7 @@ def retrieve(
         _check.transform(op, transform),
         _check.dim(op, dim, base),
         _check.out_dtype(op, out_dtype, out, base.dtype),
-        backend or "",
+        _check.backend(op, backend),
     )
     if out is None:
         return _new(*args)

@@ -87,7 +87,7 @@ def rotate(
     key = _check.key("rotate", "key", key)
     if not isinstance(inverse, bool):
         raise TypeError(f"[rotate] inverse must be a bool, got {type(inverse).__name__}")
-    args = (x, to_int64(key.seed), to_int64(key.stream), block, inverse, backend or "")
+    args = (x, to_int64(key.seed), to_int64(key.stream), block, inverse, _check.backend("rotate", backend))
     if out is None:
         return _new(*args)
     no_grad_into_out("rotate", [x])

@@ -67,7 +67,7 @@ def sign_flip(
     _check.has_dimension("sign_flip", "x", x)
     dim = _check.dim("sign_flip", dim, x)
     key = _check.key("sign_flip", "key", key)
-    args = (x, to_int64(key.seed), to_int64(key.stream), dim, backend or "")
+    args = (x, to_int64(key.seed), to_int64(key.stream), dim, _check.backend("sign_flip", backend))
     if out is None:
         return _new(*args)
     no_grad_into_out("sign_flip", [x])

@@ -100,18 +100,18 @@ def superpose(
     op = "superpose"
     _check.floating(op, "base", base)
     _check.has_dimension(op, "base", base)
-    models = list(tuned)
+    models = _check.sequence(op, "tuned", tuned)
     if not models:
         raise ValueError(f"[{op}] tuned must hold at least one tensor, got none")
     for i, x in enumerate(models):
         _check.floating(op, f"tuned[{i}]", x)
         _check.alike(op, f"tuned[{i}]", x, "base", base)
         _check.dtype_of(op, f"tuned[{i}]", x, base.dtype)
-    _check.count(op, "keys", keys, len(models))
+    _check.count(op, "keys", _check.sequence(op, "keys", keys), len(models))
     streams = [_check.key(op, f"keys[{i}]", key) for i, key in enumerate(keys)]
     if weights is None:
         weights = [1.0] * len(models)
-    _check.count(op, "weights", weights, len(models))
+    _check.count(op, "weights", _check.sequence(op, "weights", weights), len(models))
     args = (
         without_grad(base),
         [without_grad(x) for x in models],
@@ -121,7 +121,7 @@ def superpose(
         _check.transform(op, transform),
         _check.dim(op, dim, base),
         _check.out_dtype(op, out_dtype, out, _check.compute_dtype(base.dtype)),
-        backend or "",
+        _check.backend(op, backend),
     )
     if out is None:
         return _new(*args)
