@@ -30,7 +30,15 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     VARIANTS |= {"avx2": AVX2, "avx512": AVX512}
 
 # Bits must agree between backends, so the compiler may not fuse a product and a sum by itself.
-CXX_FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-fopenmp"]
+CXX_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-g0",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+    "-fopenmp",
+]
 CXX_FLAGS += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
 if SANITIZE:
     CXX_FLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g1", "-O1"]
@@ -71,7 +79,12 @@ class BuildKernels(build_ext):
         self.compiler.link_shared_object(objects, target, extra_postargs=link, target_lang="c++")
 
     def compile(
-        self, sources: list[str], part: str, include: list[str], flags: list[str], macros: list[tuple[str, str]]
+        self,
+        sources: list[str],
+        part: str,
+        include: list[str],
+        flags: list[str],
+        macros: list[tuple[str, str]],
     ) -> list[str]:
         def one(source: str) -> list[str]:
             return self.compiler.compile(
@@ -91,7 +104,9 @@ class BuildKernels(build_ext):
         assert compiler is not None
         targets = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in CUDA_TARGETS]
         targets.append(f"-gencode=arch=compute_{CUDA_TARGETS[-1]},code=compute_{CUDA_TARGETS[-1]}")
-        include = [f"-I{path}" for path in [pybind11.get_include(), *self.compiler.include_dirs, *self.include_dirs]]
+        include = [
+            f"-I{path}" for path in [pybind11.get_include(), *self.compiler.include_dirs, *self.include_dirs]
+        ]
         # No fused multiply-adds unless a kernel asks for them: bits must agree between backends.
         flags = ["-std=c++17", "-O3", "-fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden"]
         os.makedirs(self.build_temp, exist_ok=True)
@@ -111,6 +126,8 @@ class BuildKernels(build_ext):
 
 extensions = [Extension("pydelta._cpu", ["csrc/bindings.cpp", *sorted(glob.glob("csrc/cpu/*.cpp"))])]
 if nvcc() and not SANITIZE:
-    extensions.append(Extension("pydelta._cuda", ["csrc/bindings_cuda.cpp", *sorted(glob.glob("csrc/cuda/*.cu"))]))
+    extensions.append(
+        Extension("pydelta._cuda", ["csrc/bindings_cuda.cpp", *sorted(glob.glob("csrc/cuda/*.cu"))])
+    )
 
 setup(ext_modules=extensions, cmdclass={"build_ext": BuildKernels})

@@ -40,7 +40,8 @@ const std::vector<Isa>& isas() {
        pydelta_avx512::kernels},
 #endif
 #ifdef PYDELTA_HAS_AVX2
-      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"),
+      {"avx2",
+       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"),
        pydelta_avx2::kernels},
 #endif
       {"baseline", true, pydelta_baseline::kernels},
@@ -109,14 +110,16 @@ PYBIND11_MODULE(_cpu, m) {
       "rotate",
       [](uintptr_t x, uintptr_t out, int dtype, int64_t rows, int64_t n, int64_t block, bool inverse,
          uint64_t seed, uint64_t stream, int threads) {
-        chosen->kernels().rotate(pointer(x), pointer(out), dtype, rows, n, block, inverse, seed, stream, threads);
+        chosen->kernels().rotate(pointer(x), pointer(out), dtype, rows, n, block, inverse, seed, stream,
+                                 threads);
       },
       unlocked);
   m.def(
       "superpose",
       [](uintptr_t base, const std::vector<uintptr_t>& tuned, uintptr_t out, int dtype, int out_dtype,
          int64_t outer, int64_t n, int64_t inner, const std::vector<uint64_t>& seeds,
-         const std::vector<uint64_t>& streams, const std::vector<double>& weights, int transform, int threads) {
+         const std::vector<uint64_t>& streams, const std::vector<double>& weights, int transform,
+         int threads) {
         std::vector<const void*> models;
         for (const uintptr_t address : tuned) models.push_back(pointer(address));
         const Axis axis{outer, n, inner};

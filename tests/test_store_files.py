@@ -11,6 +11,7 @@ import torch
 from checkpoints import equal, family, listing, paths, tuned
 
 from pydelta import Superposition, load_checkpoint, save_checkpoint
+from pydelta.superposition import retrieve
 from pydelta.superposition.manifest import exact_name
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -47,7 +48,7 @@ def test_golden_stores_are_still_written(tmp_path, kind):
             assert found[name] == expected[name], name
     ours, theirs = (json.loads(files["store.json"]) for files in (found, expected))
     for content in (ours, theirs):
-        del content["base"]["path"], content["pydelta"]
+        del content["base"]["path"], content["base"]["stamps"], content["pydelta"]
     norms = [[model.pop("norm2") for model in content["models"].values()] for content in (ours, theirs)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-12)  # a sum, whose order torch may choose
     assert ours == theirs
@@ -107,6 +108,7 @@ BAD_FIELDS = {
         lambda c: c["base"].update(fingerprint="0"),
         "fingerprint must be a SHA-256 in hex, got '0'",
     ),
+    "stamps": (lambda c: c["base"].update(stamps={"x": ["y"]}), "base.stamps.x must be a list of integers"),
     "shards": (lambda c: c.update(shards=-1), "shards must lie in [0, 99999], got -1"),
     "missing": (lambda c: c.pop("tensors"), "tensors must be a JSON value of type dict, got None"),
     "tensor": (lambda c: c["tensors"].update(x=1), "tensors.x must be an object, got 1"),
@@ -180,6 +182,29 @@ def test_another_base_is_refused_and_nothing_written(store, tmp_path):
     save_checkpoint(other, tmp_path / "other", force=True)
     with pytest.raises(ValueError, match="scale differ in name, shape or dtype"):
         store.retrieve("m0", tmp_path / "out", base=tmp_path / "other")
+
+
+def test_a_base_changed_in_place_is_noticed(store, tmp_path):
+    """Also where size and modification time are as they were."""
+    file = tmp_path / "base" / "model.safetensors"
+    times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=times)
+    with pytest.raises(ValueError, match=r"not the base of .*store: tensor '"):
+        store.retrieve("m0")
+
+
+def test_a_base_left_alone_is_not_hashed_again(store, tmp_path, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(retrieve, "tensor_digest", lambda checkpoint, name: hashed.append(name))
+    store.retrieve("m0")
+    assert hashed == []
+    shutil.copytree(tmp_path / "base", tmp_path / "copy")
+    with pytest.raises(ValueError, match="not the base of"):
+        store.retrieve("m0", base=tmp_path / "copy")
+    assert hashed
 
 
 def test_a_base_that_has_moved(store, tmp_path):

@@ -126,11 +126,11 @@ def test_layers_do_change_places(tmp_path):
     assert any(not torch.equal(kept[n], plain[n]) for n in kept if "linear" in n)
 
 
-@pytest.mark.parametrize("size", [1, 100, 1 << 18])
+@pytest.mark.parametrize("size", [1, 1000, 1 << 30])
 def test_the_size_of_the_parts_changes_no_bit(tmp_path, monkeypatch, size):
     _, models, store = make(tmp_path, 3, shuffle_layers=True, transform="hadamard")
     whole = {name: store.retrieve(name) for name in models}
-    monkeypatch.setattr(parts, "PART", size)
+    monkeypatch.setattr(parts, "PART_BYTES", size)
     other = Superposition.create(
         tmp_path / "base",
         paths(tmp_path, models),
@@ -229,11 +229,13 @@ def test_the_norm_of_a_large_delta_is_estimated_well():
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(700, 1024, generator=generator)
     x = base + torch.randn(700, 1024, generator=generator) * torch.rand(700, 1, generator=generator)
-    exact = float((x.double() - base.double()).square().sum())
-    assert delta.norm2(x, base) == pytest.approx(exact, rel=0.05)
-    assert delta.norm2(x[:10], base[:10]) == pytest.approx(
-        float((x[:10].double() - base[:10].double()).square().sum()), rel=1e-12
-    )
+    rows = (x.double() - base.double()).square().sum(1)
+    exact = float(rows.sum())
+    assert delta.norm2(x, base, 0, x.numel()) == pytest.approx(exact, rel=0.05)
+    cuts = [(0, 3), (3, 300), (300, 700)]
+    parts_ = [delta.norm2(x[a:b], base[a:b], a * 1024, x.numel()) for a, b in cuts]
+    assert sum(parts_) == pytest.approx(exact, rel=0.05)
+    assert delta.norm2(x[:10], base[:10], 0, 10240) == pytest.approx(float(rows[:10].sum()), rel=1e-12)
 
 
 def test_lambda_of_the_store_and_of_the_call(tmp_path):

@@ -41,8 +41,6 @@ PYDELTA_HD Words4 philox4x32(Key key, uint64_t block) {
 constexpr uint64_t kOuterSigns = uint64_t(1) << 40;
 
 // Signs 32 w .. 32 w + 31 of a key: bit i is sign 32 w + i, 1 means minus.
-PYDELTA_HD uint32_t sign_word(Key key, uint64_t w) {
-  return philox4x32(key, w / 4).w[w % 4];
-}
+PYDELTA_HD uint32_t sign_word(Key key, uint64_t w) { return philox4x32(key, w / 4).w[w % 4]; }
 
 }  // namespace PYDELTA_NAMESPACE

@@ -5,13 +5,38 @@
 
 namespace PYDELTA_NAMESPACE {
 
-constexpr int64_t kInnerBlock = 32768;
+constexpr int64_t kInnerBlock = kMaxTileBlock;
+
+// Rounds what transform() gives into the output, scaled and signed. flat: signs go by the place in memory,
+// not on the tile's axis.
+template <class T, Order order, class TileType, bool flat, class C = compute_t<T>>
+struct UnarySink {
+  T* out;
+  TileType tile;
+  C scale;
+  SignView signs;
+  bool around;
+  PYDELTA_INLINE uint32_t minus(Spot spot) const {
+    return flat ? signs.from(spot.offset) : TileType::minus(signs, spot);
+  }
+  PYDELTA_INLINE void operator()(int64_t i, Vec<C> v) const {
+    const Spot spot = tile.spot(i);
+    store_upto(out + spot.offset, flip<C>(v * broadcast(scale), minus(spot)), spot.left, around);
+  }
+  PYDELTA_INLINE void operator()(int64_t i, Pair<C> v) const {
+    const Spot spot = tile.spot(i);
+    const Vec<C> factor = broadcast(scale);
+    const Pair<C> y = flip<C>(Pair<C>{v.a * factor, v.b * factor}, minus(spot));
+    store2_upto<order>(out + spot.offset, y, spot.left, around);
+  }
+};
 
 // Where the second walk reads from: what the first one left, vectors as they came.
 template <class C>
 struct PlainSource {
   const C* x;
   PYDELTA_INLINE Vec<C> one(Spot spot) const { return load(x + spot.offset); }
+  PYDELTA_INLINE Pair<C> pair(Spot spot) const { return load2<Order::halves>(x + spot.offset); }
 };
 
 // Where the first walk writes to.
@@ -26,20 +51,18 @@ struct PlainSink {
   }
 };
 
-// Memory for one block in C: the output itself where it has that type.
-template <class T, class C>
+// Memory for one block in C; none where the output itself can hold it.
+template <class C>
 struct Workspace {
-  C* data;
-  bool owned;
-  Workspace(T* out, int64_t elements) : owned(sizeof(T) != sizeof(C)) {
-    data = owned ? static_cast<C*>(std::malloc(size_t(elements) * sizeof(C))) : reinterpret_cast<C*>(out);
+  C* data = nullptr;
+  explicit Workspace(int64_t elements) {
+    if (elements == 0) return;
+    data = static_cast<C*>(std::malloc(size_t(elements) * sizeof(C)));
     if (data == nullptr) throw std::bad_alloc();
   }
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
-  ~Workspace() {
-    if (owned) std::free(data);
-  }
+  ~Workspace() { std::free(data); }
 };
 
 template <class T>
@@ -48,9 +71,9 @@ void unary_large(const T* x, T* out, Axis axis, int64_t block, const Signs& inne
   using C = compute_t<T>;
   constexpr Order order = order_of<T>;
   const int64_t pieces = block / kInnerBlock, total = axis.outer * axis.n, bytes = sizeof(T) + sizeof(C);
+  const Workspace<C> space(sizeof(T) == sizeof(C) ? 0 : block);
   for (int64_t start = 0; start < total; start += block) {
-    const Workspace<T, C> space(out + start, block);
-    C* const data = space.data;
+    C* const data = space.data ? space.data : reinterpret_cast<C*>(out + start);
     const SignView before = inner.view().skip(start % axis.n), after = outer.view().skip(start % axis.n);
     for_rows<C, Layout::rows>(1, block, kInnerBlock, block, bytes, threads, [=](auto tile) {
       using TileType = decltype(tile);
@@ -61,11 +84,8 @@ void unary_large(const T* x, T* out, Axis axis, int64_t block, const Signs& inne
     // Across the pieces every lane keeps to itself, so signs go by its flat place in the block.
     for_columns<C>(Axis{1, pieces, kInnerBlock}, pieces, bytes, threads, [=](auto tile) {
       C* const work = scratch<C>(tile.room());
-      transform<Order::halves>(tile, pieces, work, PlainSource<C>{data}, WorkSink<C>{work});
-      tile.pairs([=](int64_t i, Spot spot) PYDELTA_INLINE {
-        const Pair<C> y = scaled_pair(work + i * kLanes<C>, scale, after.from(spot.offset));
-        store2<order>(out + start + spot.offset, y, false);
-      });
+      transform<order>(tile, pieces, work, PlainSource<C>{data},
+                       UnarySink<T, order, decltype(tile), true>{out + start, tile, scale, after, false});
     });
   }
 }

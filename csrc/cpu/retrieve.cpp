@@ -12,7 +12,8 @@ PYDELTA_INLINE inline void emit(const T* base, O* out, Spot spot, Pair<C> delta,
 }
 
 template <class T, class S, class O, class C = compute_t<T>>
-void retrieve_signed(const T* base, const S* superposed, O* out, Axis axis, const Rotation& r, C lam, int threads) {
+void retrieve_signed(const T* base, const S* superposed, O* out, Axis axis, const Rotation& r, C lam,
+                     int threads) {
   constexpr Order order = order_of<T, S, O>;
   const SignView signs = r.inner.view();
   const bool around = writes_around(out, axis, base);

@@ -8,8 +8,8 @@ void rotate(const void* x, void* out, int dtype, int64_t rows, int64_t n, int64_
   visit(dtype, [&](auto t) {
     using T = decltype(t);
     const Rotation r({seed, stream}, axis, Transform::hadamard, block, inverse, order_of<T>);
-    unary(static_cast<const T*>(x), static_cast<T*>(out), axis, block, r.inner, r.outer, compute_t<T>(r.scale),
-          threads);
+    unary(static_cast<const T*>(x), static_cast<T*>(out), axis, block, r.inner, r.outer,
+          compute_t<T>(r.scale), threads);
   });
 }
 

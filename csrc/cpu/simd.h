@@ -98,8 +98,8 @@ struct Pair {
 };
 
 // Which elements of a pair its vectors hold: the first and the second half, or the even and the odd ones. The
-// latter is how bf16 comes apart cheapest (a word holds an even element below an odd one, each the upper half of
-// an fp32), so loops over bf16 work in that order from load to store.
+// latter is how bf16 comes apart cheapest (a word holds an even element below an odd one, each the upper half
+// of an fp32), so loops over bf16 work in that order from load to store.
 enum class Order { halves, parity };
 
 template <class... T>
@@ -143,15 +143,10 @@ PYDELTA_INLINE inline Pair<C> load2(const T* p) {
   }
 }
 
-// Into the second-level cache: the next tile arrives while this one is transformed there.
-template <class T>
-PYDELTA_INLINE inline void prefetch(const T* p) {
-  __builtin_prefetch(p, 0, 2);
-}
-
 // ---- store: round to nearest even, once ------------------------------------------------------
 
-// The result is the upper half of each word; what is below it is left over. A NaN may come out as an infinity.
+// The result is the upper half of each word; what is below it is left over. A NaN may come out as an
+// infinity.
 PYDELTA_INLINE inline VecBits<float> round_to_bf16(Vec<float> v) {
   const auto bits = bit_cast<VecBits<float>>(v);
   return bits + 0x7fffu + ((bits >> 16) & 1u);
@@ -346,7 +341,8 @@ PYDELTA_INLINE inline Pair<C> flip(Pair<C> v, uint32_t minus) {
   return {flip<C>(v.a, minus), flip<C>(v.b, minus >> kLanes<C>)};
 }
 
-// One butterfly stage between lanes: lane i gets v[i] + v[i^h] where bit h of i is clear, v[i^h] - v[i] where set.
+// One butterfly stage between lanes: lane i gets v[i] + v[i^h] where bit h of i is clear, v[i^h] - v[i] where
+// set.
 template <int h, class C>
 PYDELTA_INLINE inline Vec<C> lane_stage(Vec<C> v) {
   const auto partner = exchange<h, C>(v, std::make_index_sequence<kLanes<C>>());

@@ -25,23 +25,17 @@ struct Models {
 template <class T, Order order, class TileType, class C = compute_t<T>>
 struct DeltaSource {
   const T* base;
-  const T* tuned;
+  const T* x;  // the tuned model
   Vec<C> weight;
   SignView signs;
   PYDELTA_INLINE Vec<C> one(Spot spot) const {
-    fetch(spot);
-    const Vec<C> delta = load_upto(tuned + spot.offset, spot.left) - load_upto(base + spot.offset, spot.left);
+    const Vec<C> delta = load_upto(x + spot.offset, spot.left) - load_upto(base + spot.offset, spot.left);
     return flip<C>(delta * weight, TileType::minus(signs, spot));
   }
   PYDELTA_INLINE Pair<C> pair(Spot spot) const {
-    fetch(spot);
-    const Pair<C> t = load2_upto<order>(tuned + spot.offset, spot.left);
+    const Pair<C> t = load2_upto<order>(x + spot.offset, spot.left);
     const Pair<C> b = load2_upto<order>(base + spot.offset, spot.left);
     return flip<C>(Pair<C>{(t.a - b.a) * weight, (t.b - b.b) * weight}, TileType::minus(signs, spot));
-  }
-  PYDELTA_INLINE void fetch(Spot spot) const {
-    prefetch(base + spot.offset + kTile);
-    prefetch(tuned + spot.offset + kTile);
   }
 };
 
@@ -102,8 +96,8 @@ void sum_rotated(const Models<T>& models, O* out, Axis axis, int64_t block, int6
 }  // namespace
 
 void superpose(const void* base, const void* const* tuned, int models, void* out, int dtype, int out_dtype,
-               Axis axis, const uint64_t* seeds, const uint64_t* streams, const double* weights, int transform,
-               int threads) {
+               Axis axis, const uint64_t* seeds, const uint64_t* streams, const double* weights,
+               int transform, int threads) {
   const auto kind = static_cast<Transform>(transform);
   if (kind == Transform::none) axis = {1, axis.outer * axis.n * axis.inner, 1};
   const int64_t block = kind == Transform::hadamard ? default_block(axis.n) : 1;

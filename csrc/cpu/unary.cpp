@@ -4,31 +4,6 @@
 
 namespace PYDELTA_NAMESPACE {
 
-namespace {
-
-// Rounds what transform() gives into the output, scaled and signed.
-template <class T, Order order, class TileType, class C = compute_t<T>>
-struct UnarySink {
-  T* out;
-  TileType tile;
-  C scale;
-  SignView signs;
-  bool around;
-  PYDELTA_INLINE void operator()(int64_t i, Vec<C> v) const {
-    const Spot spot = tile.spot(i);
-    const Vec<C> y = flip<C>(v * broadcast(scale), TileType::minus(signs, spot));
-    store_upto(out + spot.offset, y, spot.left, around);
-  }
-  PYDELTA_INLINE void operator()(int64_t i, Pair<C> v) const {
-    const Spot spot = tile.spot(i);
-    const Vec<C> factor = broadcast(scale);
-    const Pair<C> y = flip<C>(Pair<C>{v.a * factor, v.b * factor}, TileType::minus(signs, spot));
-    store2_upto<order>(out + spot.offset, y, spot.left, around);
-  }
-};
-
-}  // namespace
-
 template <class T>
 void unary(const T* x, T* out, Axis axis, int64_t block, const Signs& inner, const Signs& outer,
            compute_t<T> scale, int threads) {
@@ -41,12 +16,12 @@ void unary(const T* x, T* out, Axis axis, int64_t block, const Signs& inner, con
     using TileType = decltype(tile);
     C* const work = scratch<C>(tile.room());
     transform<order>(tile, block, work, SignedSource<T, order, TileType>{x, before},
-                     UnarySink<T, order, TileType>{out, tile, scale, after, around});
+                     UnarySink<T, order, TileType, false>{out, tile, scale, after, around});
     if (around) write_fence();
   });
 }
 
-#define PYDELTA_UNARY(T)                                                                               \
+#define PYDELTA_UNARY(T)                                                                                    \
   template void unary(const T* x, T* out, Axis axis, int64_t block, const Signs& inner, const Signs& outer, \
                       compute_t<T> scale, int threads);
 PYDELTA_UNARY(float)

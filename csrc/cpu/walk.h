@@ -12,8 +12,8 @@ namespace PYDELTA_NAMESPACE {
 
 // Blocks up to here are transformed in scratch memory that L2 holds.
 constexpr int64_t kMaxTileBlock = 65536;
-// Vectors side by side where the axis is not the last one.
-constexpr int kColumnLog = 2;
+// Scratch memory for a strip of columns, where the axis is not the last one.
+constexpr int64_t kColumnBytes = 1 << 19;
 
 // The C++ type of a dtype's code, as an argument: visit(code, [&](auto t) { using T = decltype(t); ... }).
 template <class Body>
@@ -51,21 +51,22 @@ struct Spot {
   int64_t offset, j, left;
 };
 
-// rows: along the axis, whole vectors. ragged: along the axis, any length. uniform: across the axis, one place
-// of it. columns: kColumnLog vectors side by side across the axis, for each of a block's places.
+// rows: along the axis, whole vectors. ragged: along the axis, any length. uniform: across the axis, one
+// place of it. columns: some vectors side by side across the axis, for each of a block's places.
 enum class Layout { rows, ragged, uniform, columns };
 
 template <class C, Layout layout>
 struct Tile {
   static constexpr bool along = layout == Layout::rows || layout == Layout::ragged;
   int64_t offset, j, vectors, length, stride;
+  int width;  // columns: log2 of the vectors side by side; along rows 0
 
   PYDELTA_INLINE Spot spot(int64_t i) const {
     constexpr int lanes = kLanes<C>;
     if constexpr (layout == Layout::rows) return {offset + i * lanes, j + i * lanes, 2 * lanes};
     if constexpr (layout == Layout::ragged) return {offset + i * lanes, j + i * lanes, length - i * lanes};
     if constexpr (layout == Layout::uniform) return {offset + i * lanes, j, length - i * lanes};
-    const int64_t row = i >> kColumnLog, column = (i & ((1 << kColumnLog) - 1)) * lanes;
+    const int64_t row = i >> width, column = (i & ((int64_t(1) << width) - 1)) * lanes;
     return {offset + row * stride + column, j + row, length - column};
   }
   // Elements of scratch memory for all vectors, and one more that a pair at a ragged end may touch.
@@ -84,8 +85,8 @@ struct Tile {
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// body(tile) for consecutive pieces of every row of `length` elements. `period`: along the axis, after how many
-// elements signs repeat; across it, after how many rows.
+// body(tile) for consecutive pieces of every row of `length` elements. `period`: along the axis, after how
+// many elements signs repeat; across it, after how many rows.
 template <class C, Layout layout, class Body>
 void for_rows(int64_t rows, int64_t length, int64_t piece, int64_t period, int64_t bytes, int threads,
               const Body& body) {
@@ -93,19 +94,22 @@ void for_rows(int64_t rows, int64_t length, int64_t piece, int64_t period, int64
   parallel_for(rows * pieces, least(piece, length) * bytes, threads, [&](int64_t i) {
     const int64_t row = i / pieces, start = i % pieces * piece, count = least(piece, length - start);
     const int64_t j = (layout == Layout::uniform ? row : start) % period;
-    body(Tile<C, layout>{row * length + start, j, ceil_div(count, kLanes<C>), count, 0});
+    body(Tile<C, layout>{row * length + start, j, ceil_div(count, kLanes<C>), count, 0, 0});
   });
 }
 
 template <class C, class Body>
 void for_columns(Axis axis, int64_t block, int64_t bytes, int threads, const Body& body) {
-  constexpr int64_t width = int64_t(kLanes<C>) << kColumnLog;
-  const int64_t strips = ceil_div(axis.inner, width), blocks = axis.n / block;
-  parallel_for(axis.outer * blocks * strips, block * width * bytes, threads, [&](int64_t i) {
-    const int64_t strip = i % strips, b = i / strips % blocks, slice = i / strips / blocks, start = strip * width;
+  int width = 4;
+  while (width > 1 && (block << width) * kVectorBytes > kColumnBytes) --width;
+  const int64_t across = int64_t(kLanes<C>) << width;
+  const int64_t strips = ceil_div(axis.inner, across), blocks = axis.n / block;
+  parallel_for(axis.outer * blocks * strips, block * across * bytes, threads, [&](int64_t i) {
+    const int64_t strip = i % strips, b = i / strips % blocks, slice = i / strips / blocks,
+                  start = strip * across;
     const int64_t offset = (slice * axis.n + b * block) * axis.inner + start;
-    body(Tile<C, Layout::columns>{offset, b * block, block << kColumnLog, least(width, axis.inner - start),
-                                  axis.inner});
+    const int64_t length = least(across, axis.inner - start);
+    body(Tile<C, Layout::columns>{offset, b * block, block << width, length, axis.inner, width});
   });
 }
 
@@ -142,35 +146,50 @@ void for_blocks(Axis axis, int64_t block, int64_t bytes, int threads, const Body
 
 inline int log2_of(int64_t power) { return __builtin_ctzll(uint64_t(power)); }
 
-// The plain +-1 transform of a tile's blocks. source.one(spot) and source.pair(spot) give signed input vectors,
-// store(i, v) takes the result, a Vec by halves and a Pair by parity. It stays a function of its own, so that there
-// is one per kind of source and sink and not one per combination of dtypes.
+// What the first pass of a transform reads: a source's vectors, along rows with the stages inside them done.
+template <class C, Layout layout, class Source>
+struct Reader {
+  Tile<C, layout> tile;
+  Source source;
+
+  PYDELTA_INLINE Vec<C> one(int64_t i) const {
+    fetch(i);
+    return finish(source.one(tile.spot(i)));
+  }
+  PYDELTA_INLINE Pair<C> both(int64_t i) const {
+    fetch(i);
+    const Pair<C> p = source.pair(tile.spot(i));
+    if constexpr (layout == Layout::columns) return p;
+    return {finish(p.a + p.b), finish(p.a - p.b)};
+  }
+  template <int s>
+  PYDELTA_INLINE Vec<C> half(int64_t i) const {
+    if constexpr (s == 0) fetch(i);
+    const Pair<C> p = source.pair(tile.spot(i - s));
+    if constexpr (layout == Layout::columns) return s ? p.b : p.a;
+    return finish(s ? p.a - p.b : p.a + p.b);
+  }
+  // The next tile arrives in the second-level cache while this one is worked on.
+  PYDELTA_INLINE void fetch(int64_t i) const {
+    if constexpr (layout == Layout::rows) __builtin_prefetch(source.x + tile.spot(i).offset + kTile, 0, 2);
+  }
+  PYDELTA_INLINE static Vec<C> finish(Vec<C> v) {
+    if constexpr (layout == Layout::columns) return v;
+    return lane_stages<C>(v, kLaneLog<C>);
+  }
+};
+
+// The plain +-1 transform of a tile's blocks. source.one(spot) and source.pair(spot) give signed input
+// vectors, store(i, v) takes the result, a Vec by halves and a Pair by parity. It stays a function of its
+// own, so that there is one per kind of source and sink and not one per combination of dtypes.
 template <Order order, class C, Layout layout, class Source, class Sink>
 [[gnu::noinline]] void transform(Tile<C, layout> tile, int64_t block, C* work, Source source, Sink store) {
   constexpr bool parity = order == Order::parity;
-  constexpr int side = parity ? 2 : 1, in_lanes = kLaneLog<C> + side - 1;
-  const int log = log2_of(block);
-  if constexpr (layout == Layout::columns) {
-    const auto read = [=](int64_t i) PYDELTA_INLINE {
-      if constexpr (parity) {
-        const Pair<C> p = source.pair(tile.spot(i & ~int64_t(1)));
-        return i & 1 ? p.b : p.a;
-      } else {
-        return source.one(tile.spot(i));
-      }
-    };
-    return fwht<C, kColumnLog, side>(tile.vectors, log, work, read, store);
-  }
+  constexpr int side = parity ? 2 : 1, in_lanes = layout == Layout::columns ? 0 : kLaneLog<C> + side - 1;
+  const int log = log2_of(block), width = layout == Layout::columns ? tile.width : side - 1;
   if (log >= in_lanes) {
-    const auto read = [=](int64_t i) PYDELTA_INLINE {
-      if constexpr (parity) {
-        const Pair<C> p = source.pair(tile.spot(i & ~int64_t(1)));
-        return lane_stages<C>(add_exact_product<C>(p.a, p.b, broadcast(C(1 - 2 * (i & 1)))), kLaneLog<C>);
-      } else {
-        return lane_stages<C>(source.one(tile.spot(i)), kLaneLog<C>);
-      }
-    };
-    return fwht<C, side - 1, side>(tile.vectors, log - in_lanes, work, read, store);
+    return fwht<side>(tile.vectors, log - in_lanes, width, work, Reader<C, layout, Source>{tile, source},
+                      store);
   }
   for (int64_t i = 0; i < tile.vectors; i += side) {
     if constexpr (parity) {
@@ -189,11 +208,9 @@ struct SignedSource {
   const T* x;
   SignView signs;
   PYDELTA_INLINE Vec<C> one(Spot spot) const {
-    prefetch(x + spot.offset + kTile);
     return flip<C>(load_upto(x + spot.offset, spot.left), TileType::minus(signs, spot));
   }
   PYDELTA_INLINE Pair<C> pair(Spot spot) const {
-    prefetch(x + spot.offset + kTile);
     return flip<C>(load2_upto<order>(x + spot.offset, spot.left), TileType::minus(signs, spot));
   }
 };

@@ -61,6 +61,27 @@ def map_tensor(header: Header, info: TensorInfo) -> torch.Tensor:
     return flat.view(TORCH[info.dtype]).view(info.shape)
 
 
+def read_into(header: Header, info: TensorInfo, out: torch.Tensor, start: int) -> torch.Tensor:
+    """Elements ``start`` and on of one tensor of a file.
+
+    Raises:
+        ValueError: the file has changed since its header was read, or ``out`` does not fit the tensor.
+    """
+    data = buffer(out)
+    first = start * out.element_size()
+    if out.dtype != TORCH[info.dtype] or first + len(data) > info.nbytes:
+        raise ValueError(f"{header.path}: tensor {info.name!r} is {info.dtype} of shape {info.shape}")
+    with open(header.path, "rb", buffering=0) as file:
+        same = stamp(file.fileno()) == header.stamp
+        file.seek(info.offset + first)
+        while same and data:
+            count = file.readinto(data)
+            same, data = bool(count), data[count:]
+    if not same:
+        raise ValueError(f"{header.path}: the file was changed while it was being read")
+    return out
+
+
 def buffer(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, shared with it."""
     return tensor.detach().reshape(-1).view(torch.uint8).numpy().data

@@ -86,6 +86,20 @@ class Checkpoint:
 
         return map_tensor(self.home(name), self._info(name))
 
+    def read(self, name: str, out: torch.Tensor, start: int = 0) -> torch.Tensor:
+        """Reads consecutive elements of one tensor into a contiguous CPU tensor of its dtype, and gives that.
+
+        Args:
+            start: the index of the first element.
+
+        Raises:
+            KeyError: there is no tensor of that name.
+            ValueError: the file has changed since it was opened.
+        """
+        from pydelta.checkpoint.memory import read_into
+
+        return read_into(self.home(name), self._info(name), out, start)
+
     def _info(self, name: str) -> TensorInfo:
         if name not in self.tensors:
             raise KeyError(f"{self.path}: no tensor {name!r}")

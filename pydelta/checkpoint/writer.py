@@ -48,6 +48,7 @@ class TensorFile:
             os.pwrite(self._file, head, 0)
         except BaseException:
             os.close(self._file)
+            path.unlink()  # so that a second try meets the same error
             raise
 
     def write(self, name: str, part: torch.Tensor, start: int = 0) -> int:
@@ -159,8 +160,8 @@ class Writer:
             self._open.popitem()[1].abandon()
 
     def _start(self, file: str) -> None:
-        tensors = self._unopened.pop(file)
-        self._open[file] = TensorFile(self._folder / file, tensors, self._metadata.get(file, {}))
+        self._open[file] = TensorFile(self._folder / file, self._unopened[file], self._metadata.get(file, {}))
+        del self._unopened[file]
 
 
 @contextmanager

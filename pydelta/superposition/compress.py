@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,17 +15,18 @@ from pydelta import __version__
 from pydelta._progress import progress
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.digest import fingerprint, tensor_digest
+from pydelta.checkpoint.header import ITEMSIZE
 from pydelta.checkpoint.memory import TORCH
 from pydelta.checkpoint.staging import Pathlike, check_output, staged
 from pydelta.checkpoint.writer import Shards, Writer, writing
-from pydelta.superposition.delta import Contribution, Summer, check_finite, norm2
-from pydelta.superposition.files import superposed_dtype
+from pydelta.superposition.delta import Summer, check_finite
+from pydelta.superposition.files import stamps, superposed_dtype
 from pydelta.superposition.log import locked, log_line
 from pydelta.superposition.manifest import EXACT_FOLDER, LOG, STORE, Manifest, Model, exact_name, shard_name
 from pydelta.superposition.options import Options
-from pydelta.superposition.parts import input_axis
+from pydelta.superposition.parts import cut
 from pydelta.superposition.rules import EXACT, SUPERPOSED, Rule, check_same, rules_of, slots
-from pydelta.superposition.workers import Job, Workers
+from pydelta.superposition.workers import Workers
 
 SHARD_BYTES = 4 << 30
 
@@ -71,7 +72,6 @@ class _Compression:
         self._folder, self._base, self._models = folder, base, models
         self._rules, self._options = rules, options
         self._summer = Summer(base, models, options.weights, options.seed, options.transform)
-        self._norm2: dict[str, list[float]] = {name: [] for name in models}
         self._digests: dict[str, str] = {}
 
     def run(self, show: bool) -> Manifest:
@@ -97,6 +97,7 @@ class _Compression:
             lam=options.lam,
             base_path=os.path.abspath(self._base.path),
             base_fingerprint=fingerprint(self._base, self._digests),
+            base_stamps=stamps(self._base),
             shards=len(shards),
             rules=self._rules,
             digests=self._digests,
@@ -107,8 +108,12 @@ class _Compression:
     def _describe(self, name: str) -> Model:
         model, options = self._models[name], self._options
         sampled = {tensor: tensor_digest(model, tensor, sampled=True) for tensor in model.names}
-        norm = math.fsum(self._norm2[name])
-        return Model(options.seed, options.weights[name], fingerprint(model, sampled), norm)
+        return Model(
+            seed=options.seed,
+            weight=options.weights[name],
+            fingerprint=fingerprint(model, sampled),
+            norm2=self._summer.norm2(name),
+        )
 
     def _plan(self) -> Shards:
         """The superposed tensors by file, in the base's order."""
@@ -132,40 +137,27 @@ class _Compression:
         sources = {name: {place: source for source, place in table.items()} for name, table in tables.items()}
         for info in [info for tensors in shards.values() for info in tensors]:
             here = {name: table[info.name] for name, table in sources.items()}
-            nbytes = self._base.tensors[info.name].nbytes * (len(here) + len(set(here.values())))
+            rule, dtype = self._rules[info.name], TORCH[info.dtype]
+            width = ITEMSIZE[rule.dtype] * (len(here) + len(set(here.values()))) + ITEMSIZE[info.dtype]
             workers.aside(functools.partial(self._digest, info.name))
-            workers.make_room(nbytes)
-            whole = self._summer.contributions(here)
-            parts = self._part_jobs(writer, info, whole)
-            if self._rules[info.name].dim:
-                workers.tensor(nbytes, [functools.partial(self._measure, whole), *parts])
-            else:
-                workers.tensor(nbytes, [functools.partial(self._measure, whole)])
-                workers.alone(next(parts))
-
-    def _part_jobs(self, writer: Writer, info: TensorInfo, whole: Sequence[Contribution]) -> Iterator[Job]:
-        rule, dtype = self._rules[info.name], TORCH[info.dtype]
-        for start, part in self._summer.split(rule, whole):
-            yield functools.partial(
-                self._sum_and_write, writer, info.name, start, part, input_axis(rule), dtype
-            )
+            for start, shape in cut(rule, width):
+                job = functools.partial(
+                    self._sum_and_write, writer, info.name, here, rule, start, shape, dtype
+                )
+                (workers.part if rule.dim else workers.alone)(job)
 
     def _sum_and_write(
         self,
         writer: Writer,
-        name: str,
+        place: str,
+        sources: Mapping[str, str],
+        rule: Rule,
         start: int,
-        part: Sequence[Contribution],
-        dim: int,
+        shape: tuple[int, ...],
         dtype: torch.dtype,
     ) -> int:
-        writer.write(name, self._summer.sum(part, dim, dtype), start)
-        return part[0].base.nbytes
-
-    def _measure(self, whole: Sequence[Contribution]) -> int:
-        for c in whole:
-            self._norm2[c.model].append(norm2(c.tuned, c.base))
-        return 0
+        writer.write(place, self._summer.sum(sources, rule, start, shape, dtype), start)
+        return math.prod(shape) * ITEMSIZE[rule.dtype]
 
     def _digest(self, name: str) -> int:
         self._digests[name] = tensor_digest(self._base, name)

@@ -33,6 +33,11 @@ def open_base(store: Path, manifest: Manifest, given: Pathlike | None) -> Checkp
     return base
 
 
+def stamps(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Shard -> device, inode, size and times: they change whenever somebody writes to the file."""
+    return {name: header.stamp for name, header in checkpoint.shards.items()}
+
+
 def superposed_tensors(store: Path, manifest: Manifest) -> dict[str, Checkpoint]:
     """Superposed tensor -> the file that holds it.
 

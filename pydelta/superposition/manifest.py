@@ -46,6 +46,7 @@ class Manifest:
     Attributes:
         digests: base tensor -> SHA-256 of its bytes.
         base_path, base_fingerprint: where the base lay, and what it was.
+        base_stamps: shard of the base -> what changes when somebody writes to it.
         shards: number of the files ``superposed-00001.safetensors`` and on.
     """
 
@@ -56,6 +57,7 @@ class Manifest:
     lam: float
     base_path: str
     base_fingerprint: str
+    base_stamps: dict[str, tuple[int, ...]]
     shards: int
     rules: dict[str, Rule]
     digests: dict[str, str]
@@ -73,7 +75,11 @@ class Manifest:
             "seed": self.seed,
             "dtype": self.dtype,
             "lam": self.lam,
-            "base": {"path": self.base_path, "fingerprint": self.base_fingerprint},
+            "base": {
+                "path": self.base_path,
+                "fingerprint": self.base_fingerprint,
+                "stamps": {name: list(stamp) for name, stamp in self.base_stamps.items()},
+            },
             "shards": self.shards,
             "models": {name: _plain(self.models[name]) for name in sorted(self.models)},
             "tensors": tensors,
@@ -147,6 +153,7 @@ def _manifest(read: _Reader, content: dict[str, Any]) -> Manifest:
         lam=read.number(content, "lam"),
         base_path=read.get(base, "path", str),
         base_fingerprint=read.sha256(base, "fingerprint"),
+        base_stamps={name: read.stamp(name, value) for name, value in read.items(base, "stamps")},
         shards=shards,
         rules={name: read.rule(name, entry) for name, entry in tensors.items()},
         digests={name: read.sha256(entry, "sha256") for name, entry in tensors.items()},
@@ -198,6 +205,11 @@ class _Reader:
         value = self.get(holder, field, str)
         self.require(_HEX.fullmatch(value) is not None, field, "be a SHA-256 in hex", value)
         return str(value)
+
+    def stamp(self, name: str, value: Any) -> tuple[int, ...]:
+        fits = isinstance(value, list) and all(type(number) is int for number in value)
+        self.require(fits, f"base.stamps.{name}", "be a list of integers", value)
+        return tuple(value)
 
     def model(self, name: str, entry: dict[str, Any]) -> Model:
         try:

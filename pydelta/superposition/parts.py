@@ -1,4 +1,4 @@
-"""Tensors cut into parts that stay in the cache between the arithmetic and the file."""
+"""Tensors cut into parts that stay in a core's cache from one file to the other."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import torch
 
 from pydelta.superposition.rules import Rule
 
-PART = 1 << 18
-"""Elements of a part: 1 MiB in fp32."""
+PART_BYTES = 4 << 20
+"""What the buffers of one part take together."""
 
 
-def split(rule: Rule, *tensors: torch.Tensor) -> Iterator[tuple[int, list[torch.Tensor]]]:
-    """(index of the first element, that part of each tensor), in the order of the tensors' bytes.
+def cut(rule: Rule, bytes_per_element: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """(index of the first element, shape) of the parts of a superposed tensor, in the order of its bytes.
 
     The transforms act on one index of the axes before the input axis at a time, so cutting there changes no
     bit. A part has its input axis at 1. Where the input axis is the first there is one part, the whole.
     """
     if not rule.dim:
-        yield 0, list(tensors)
+        yield 0, rule.shape
         return
     inner = rule.shape[rule.dim :]
     size = math.prod(inner)
-    rows = max(1, PART // size)
-    flat = [x.view(-1, *inner) for x in tensors]
-    for first in range(0, flat[0].shape[0], rows):
-        yield first * size, [x[first : first + rows] for x in flat]
+    rows = max(1, PART_BYTES // (bytes_per_element * size))
+    total = math.prod(rule.shape[: rule.dim])
+    for first in range(0, total, rows):
+        yield first * size, (min(rows, total - first), *inner)
 
 
 def input_axis(rule: Rule) -> int:
-    """Of a part that :func:`split` gave."""
+    """Of a part that :func:`cut` gave."""
     return 1 if rule.dim else 0
 
 
@@ -43,7 +43,7 @@ class Workspace(threading.local):
         self._flat: dict[tuple[str, torch.dtype], torch.Tensor] = {}
 
     def get(self, role: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """An uninitialised tensor, which the next call with the same role and dtype takes back."""
+        """An uninitialised tensor, which the thread's next call with the same role and dtype takes back."""
         count = math.prod(shape)
         flat = self._flat.get((role, dtype))
         if flat is None or flat.numel() < count:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,17 +11,19 @@ import torch
 from pydelta import ops
 from pydelta._check import number
 from pydelta._progress import progress
+from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.digest import tensor_digest
+from pydelta.checkpoint.header import ITEMSIZE
 from pydelta.checkpoint.layout import layout_of, output
 from pydelta.checkpoint.memory import TORCH
 from pydelta.checkpoint.staging import Pathlike, check_output
 from pydelta.random import key
-from pydelta.superposition.files import exact_tensors, open_base, superposed_tensors
+from pydelta.superposition.files import exact_tensors, open_base, stamps, superposed_tensors
 from pydelta.superposition.log import append_log, locked
 from pydelta.superposition.manifest import Manifest
-from pydelta.superposition.parts import Workspace, input_axis, split
-from pydelta.superposition.rules import BASE, EXACT, slots
-from pydelta.superposition.workers import Job, Workers
+from pydelta.superposition.parts import Workspace, cut, input_axis
+from pydelta.superposition.rules import BASE, SUPERPOSED, slots
+from pydelta.superposition.workers import Workers
 
 Sink = Callable[[str, torch.Tensor, int], object]
 """Takes a tensor's name, consecutive elements of it, and the index of the first."""
@@ -49,6 +51,8 @@ class Retrieval:
         self._exact = exact_tensors(store, manifest, name)
         self._slots = slots(manifest.rules, self._model.seed, name, manifest.shuffle_layers)
         self._work = Workspace()
+        # What has not been written to since the store was made needs no hashing.
+        self._unknown = stamps(self.base) != manifest.base_stamps
 
     def to_files(self, out: Pathlike, *, force: bool, show: bool) -> Path:
         """Writes the model as a checkpoint with the base's layout."""
@@ -81,41 +85,36 @@ class Retrieval:
             Workers(advance) as workers,
         ):
             for name in names:
-                workers.aside(functools.partial(self._verify, name))
-                nbytes = self.base.tensors[name].nbytes
-                if name in self._home:
-                    nbytes += self._home[name].tensors[name].nbytes
-                workers.make_room(nbytes)
-                jobs = self._jobs(name, sink)
-                if self._manifest.rules[name].dim == 0:
-                    workers.alone(next(jobs))
-                else:
-                    workers.tensor(nbytes, jobs)
+                if self._unknown:
+                    workers.aside(functools.partial(self._verify, name))
+                self._start(workers, name, sink)
 
-    def _jobs(self, name: str, sink: Sink) -> Iterator[Job]:
+    def _start(self, workers: Workers, name: str, sink: Sink) -> None:
         rule = self._manifest.rules[name]
-        if rule.rule in (BASE, EXACT):
+        if rule.rule != SUPERPOSED:
             home = self.base if rule.rule == BASE else self._exact
-            yield functools.partial(_copy, home.tensor(name), name, sink)
+            workers.part(functools.partial(_copy, home, name, sink))
             return
         place = self._slots[name]
-        for start, (base, superposed) in split(rule, self.base.tensor(name), self._home[place].tensor(place)):
-            yield functools.partial(self._retrieve, name, start, base, superposed, sink)
+        width = 2 * ITEMSIZE[rule.dtype] + ITEMSIZE[self._home[place].dtype(place)]
+        for start, shape in cut(rule, width):
+            job = functools.partial(self._retrieve, name, place, start, shape, sink)
+            (workers.part if rule.dim else workers.alone)(job)
 
-    def _retrieve(
-        self, name: str, start: int, base: torch.Tensor, superposed: torch.Tensor, sink: Sink
-    ) -> int:
+    def _retrieve(self, name: str, place: str, start: int, shape: tuple[int, ...], sink: Sink) -> int:
+        rule, home = self._manifest.rules[name], self._home[place]
+        dtype, stored = TORCH[rule.dtype], TORCH[home.dtype(place)]
         tuned = ops.retrieve(
-            base,
-            superposed,
+            self.base.read(name, self._work.get("base", shape, dtype), start),
+            home.read(place, self._work.get("superposed", shape, stored), start),
             key(self._model.seed, "signs", self._name, name),
             lam=self.lam / self._model.weight,
             transform=self._manifest.transform,
-            dim=input_axis(self._manifest.rules[name]),
-            out=self._work.get("tuned", base.shape, base.dtype),
+            dim=input_axis(rule),
+            out=self._work.get("tuned", shape, dtype),
         )
         sink(name, tuned, start)
-        return base.nbytes
+        return tuned.nbytes
 
     def _verify(self, name: str) -> int:
         if tensor_digest(self.base, name) != self._manifest.digests[name]:
@@ -127,6 +126,6 @@ class Retrieval:
         append_log(self._store, "retrieve", model=self._name, out=out, base=base, lam=self.lam)
 
 
-def _copy(tensor: torch.Tensor, name: str, sink: Sink) -> int:
-    sink(name, tensor, 0)
-    return tensor.nbytes
+def _copy(home: Checkpoint, name: str, sink: Sink) -> int:
+    sink(name, home.tensor(name), 0)
+    return home.tensors[name].nbytes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
@@ -17,9 +17,6 @@ import torch
 
 Job = Callable[[], int]
 """Does something and returns the number of bytes that this finishes, for the progress bar."""
-
-MAPPED = 48 << 20
-"""Tensors of so many bytes may be in work together; a larger one is alone."""
 
 _THREADS = 16  # memory is the limit long before
 
@@ -37,7 +34,8 @@ class Workers:
         threads = torch.get_num_threads()
         count = min(threads, _THREADS)
         self._advance = advance
-        self._tensors: deque[tuple[int, list[Future[int]]]] = deque()
+        self._room = 4 * count
+        self._parts: deque[Future[int]] = deque()
         self._others: deque[Future[int]] = deque()
         self._pool = ThreadPoolExecutor(count, "pydelta", torch.set_num_threads, (1,))
         # A thread's number of threads is its own, but it also becomes that of threads not yet started: have
@@ -48,21 +46,20 @@ class Workers:
         everyone.wait()
         torch.set_num_threads(threads)
 
-    def make_room(self, nbytes: int) -> None:
-        """Waits until tensors of so many bytes may be mapped.
+    def part(self, job: Job) -> None:
+        """Starts a short job; waits when many are waiting.
 
         Raises:
             Exception: what an earlier job raised.
         """
-        while self._tensors and nbytes + sum(size for size, _ in self._tensors) > MAPPED:
-            self._collect()
-
-    def tensor(self, nbytes: int, jobs: Iterable[Job]) -> None:
-        """Starts the jobs that hold these mapped tensors."""
-        self._tensors.append((nbytes, [self._submit(job) for job in jobs]))
+        self._parts.append(self._submit(job))
+        while len(self._parts) > self._room:
+            self._collect(self._parts)
+        while self._others and self._others[0].done():
+            self._collect(self._others)
 
     def aside(self, job: Job) -> None:
-        """Starts a job that holds no tensor."""
+        """Starts a job that may take long."""
         self._others.append(self._submit(job))
 
     def alone(self, job: Job) -> None:
@@ -76,20 +73,16 @@ class Workers:
         Raises:
             Exception: what a job raised.
         """
-        while self._tensors:
-            self._collect()
-        while self._others:
-            self._advance(self._others.popleft().result())
+        for jobs in (self._parts, self._others):
+            while jobs:
+                self._collect(jobs)
 
     def _submit(self, job: Job) -> Future[int]:
         # What the caller has set by use_backend holds in the threads as well.
         return self._pool.submit(contextvars.copy_context().run, job)
 
-    def _collect(self) -> None:
-        for future in self._tensors.popleft()[1]:
-            self._advance(future.result())
-        while self._others and self._others[0].done():
-            self._advance(self._others.popleft().result())
+    def _collect(self, jobs: deque[Future[int]]) -> None:
+        self._advance(jobs.popleft().result())
 
     def __enter__(self) -> Workers:
         return self

@@ -43,7 +43,7 @@ def main() -> None:
             for name, path in models.items():
                 store.retrieve(name, HERE / f"{kind}-{path.name}", force=True)
         content = json.loads((store.path / "store.json").read_text())
-        content["base"]["path"] = "base"
+        content["base"] |= {"path": "base", "stamps": {}}
         (store.path / "store.json").write_text(json.dumps(content, indent=1) + "\n")
         (store.path / "log.jsonl").write_text("")
 
