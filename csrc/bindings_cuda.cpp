@@ -56,15 +56,16 @@ PYBIND11_MODULE(_cuda, m) {
       [](uintptr_t x, uintptr_t out, int dtype, int64_t rows, int64_t n, int64_t block, bool inverse,
          uint64_t seed, uint64_t key_stream, Stream stream) {
         check_block("rotate", block);
-        rotate(pointer(x), pointer(out), dtype_of("rotate", dtype), rows, n, block, inverse, {seed, key_stream},
-               stream);
+        rotate(pointer(x), pointer(out), dtype_of("rotate", dtype), rows, n, block, inverse,
+               {seed, key_stream}, stream);
       },
       unlocked);
   m.def(
       "superpose",
       [](uintptr_t base, const std::vector<uintptr_t>& tuned, uintptr_t out, int dtype, int out_dtype,
          int64_t outer, int64_t n, int64_t inner, const std::vector<uint64_t>& seeds,
-         const std::vector<uint64_t>& streams, const std::vector<double>& weights, int transform, Stream stream) {
+         const std::vector<uint64_t>& streams, const std::vector<double>& weights, int transform,
+         Stream stream) {
         std::vector<Model> models;
         for (size_t k = 0; k < tuned.size(); ++k) {
           models.push_back({pointer(tuned[k]), {seeds.at(k), streams.at(k)}, float(weights.at(k))});
@@ -76,8 +77,8 @@ PYBIND11_MODULE(_cuda, m) {
   m.def(
       "retrieve",
       [](uintptr_t base, uintptr_t superposed, uintptr_t out, int dtype, int superposed_dtype, int out_dtype,
-         int64_t outer, int64_t n, int64_t inner, uint64_t seed, uint64_t key_stream, double lam, int transform,
-         Stream stream) {
+         int64_t outer, int64_t n, int64_t inner, uint64_t seed, uint64_t key_stream, double lam,
+         int transform, Stream stream) {
         retrieve(pointer(base), pointer(superposed), pointer(out), dtype_of("retrieve", dtype),
                  dtype_of("retrieve", superposed_dtype), dtype_of("retrieve", out_dtype), {outer, n, inner},
                  {seed, key_stream}, float(lam), Transform(transform), stream);

@@ -146,9 +146,8 @@ def out(op: str, out: object, like: torch.Tensor, dtype: torch.dtype) -> torch.T
     reach = 0
     for stride, size in sorted(zip(out.stride(), out.shape, strict=True)):
         if size > 1 and stride <= reach:
-            raise ValueError(
-                f"[{op}] out must have a place of its own for every element, got strides {tuple(out.stride())}"
-            )
+            got = tuple(out.stride())
+            raise ValueError(f"[{op}] out must have a place of its own for every element, got strides {got}")
         reach += (size - 1) * stride
     return out
 

@@ -78,7 +78,7 @@ def test_memory_is_accessed_in_whole_vectors(compiled, op):
     _, ptx = compiled["90", op]
     for kernel in ptx.split(".entry")[1:]:
         assert re.search(r"ld\.global\.v[24]\.(u32|b32)", kernel)
-        assert re.search(r"st\.global\.v[24]\.(u32|b32)", kernel)
+        assert re.search(r"st\.global\.cs\.v[24]\.(u32|b32)", kernel)
 
 
 @pytest.fixture(scope="module")

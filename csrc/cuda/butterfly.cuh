@@ -11,7 +11,7 @@ constexpr int log2_of(int power) { return power == 1 ? 0 : 1 + log2_of(power / 2
 template <class P>
 struct Bits {
   static constexpr int kVector = log2_of(P::V);
-  static constexpr int kLane = kVector + 5;           // from here on the number of the slot
+  static constexpr int kLane = kVector + 5;            // from here on the number of the slot
   static constexpr int kWarp = kLane + log2_of(P::C);  // larger blocks do not fit in a warp
   static constexpr int kTile = kWarp + log2_of(P::kWarps);
 };
@@ -31,7 +31,7 @@ __device__ __forceinline__ void in_registers(float (&v)[E], int bit) {
 // The same between lanes. +-1 times a number is exact, so this product and sum round once, as a sum does.
 template <int E>
 __device__ __forceinline__ void in_lanes(float (&v)[E], int mask) {
-  const float side = threadIdx.x & mask ? -1.0f : 1.0f;
+  const float side = lane() & mask ? -1.0f : 1.0f;
 #pragma unroll
   for (int i = 0; i < E; ++i) v[i] = __fmaf_rn(v[i], side, __shfl_xor_sync(~0u, v[i], mask));
 }
@@ -42,9 +42,9 @@ __device__ __forceinline__ void in_lanes(float (&v)[E], int mask) {
 template <class P, int kPiece>
 __device__ __forceinline__ void exchange(float (&v)[P::E], float* shared) {
   static_assert(P::kWarps <= P::C, "one exchange must bring a whole block into a thread's reach");
-  using Piece = std::conditional_t<kPiece == 4, float4, float>;
+  using Piece = std::conditional_t<kPiece == 4, float4, std::conditional_t<kPiece == 2, float2, float>>;
   Piece* slots = reinterpret_cast<Piece*>(shared);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int own = warp() * P::C * 32 + lane(), dealt = warp() * 32 + lane();
 #pragma unroll
   for (int i = 0; i < P::V; i += kPiece) {
     __syncthreads();  // the previous readers are done
@@ -52,13 +52,28 @@ __device__ __forceinline__ void exchange(float (&v)[P::E], float* shared) {
     for (int j = 0; j < P::C; ++j) {
       Piece piece;
       memcpy(&piece, &v[j * P::V + i], sizeof(piece));
-      slots[(warp * P::C + j) * 32 + lane] = piece;
+      slots[own + j * 32] = piece;
     }
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < P::C; ++j) {
-      const Piece piece = slots[(j * P::kWarps + warp) * 32 + lane];
+      const Piece piece = slots[dealt + j * P::kWarps * 32];
       memcpy(&v[j * P::V + i], &piece, sizeof(piece));
+    }
+  }
+}
+
+// Those of the stages kFirst .. kLast - 1 that a block has. Mostly it has all, and then the code is straight:
+// registers need not be where they were at every turn.
+template <int kFirst, int kLast, class Stage>
+__device__ __forceinline__ void stages(int log2_block, const Stage& stage) {
+  if (log2_block >= kLast) {
+#pragma unroll
+    for (int s = kFirst; s < kLast; ++s) stage(s);
+  } else {
+#pragma unroll
+    for (int s = kFirst; s < kLast; ++s) {
+      if (log2_block > s) stage(s);
     }
   }
 }
@@ -67,25 +82,19 @@ __device__ __forceinline__ void exchange(float (&v)[P::E], float* shared) {
 template <class P, int kPiece>
 __device__ __forceinline__ void butterflies(float (&v)[P::E], int log2_block, float* shared) {
   using B = Bits<P>;
-#pragma unroll
-  for (int s = 0; s < B::kVector; ++s) {
-    if (log2_block > s) in_registers(v, s);
-  }
-#pragma unroll
-  for (int s = B::kVector; s < B::kLane; ++s) {
-    if (log2_block > s) in_lanes(v, 1 << (s - B::kVector));
-  }
-#pragma unroll
-  for (int s = B::kLane; s < B::kWarp; ++s) {
-    if (log2_block > s) in_registers(v, s - B::kLane + B::kVector);
-  }
+  stages<0, B::kLane>(log2_block, [&](int s) {
+    if (s < B::kVector) {
+      in_registers(v, s);
+    } else {
+      in_lanes(v, 1 << (s - B::kVector));
+    }
+  });
+  stages<B::kLane, B::kWarp>(log2_block, [&](int s) { in_registers(v, s - B::kLane + B::kVector); });
   if (log2_block <= B::kWarp) return;
   exchange<P, kPiece>(v, shared);
-#pragma unroll
-  for (int s = B::kWarp; s < B::kTile; ++s) {
-    // Slot j * warps + warp is now in vector j.
-    if (log2_block > s) in_registers(v, s - B::kLane - (B::kTile - B::kWarp) + B::kVector);
-  }
+  // Slot j * warps + warp is now in vector j.
+  constexpr int kMoved = B::kLane + (B::kTile - B::kWarp) - B::kVector;
+  stages<B::kWarp, B::kTile>(log2_block, [&](int s) { in_registers(v, s - kMoved); });
 }
 
 }  // namespace PYDELTA_NAMESPACE

@@ -17,7 +17,9 @@ struct Words {
 };
 
 template <class T>
-constexpr Dtype kDtype = sizeof(T) == 4 ? Dtype::f32 : std::is_same_v<T, bf16> ? Dtype::bf16 : Dtype::f16;
+constexpr Dtype kDtype = sizeof(T) == 4            ? Dtype::f32
+                         : std::is_same_v<T, bf16> ? Dtype::bf16
+                                                   : Dtype::f16;
 
 // Element i of two packed ones (of one, for float).
 template <class T>
@@ -82,14 +84,17 @@ __device__ __forceinline__ void load_vector(Words<T, V>& to, const T* p) {
   }
 }
 
+// A streaming store: results leave the cache before what is still to be read. (An assignment is not even kept
+// whole: the compiler takes it apart into words.)
 template <class T, int V>
 __device__ __forceinline__ void store_vector(T* p, const Words<T, V>& from) {
   if constexpr (from.kCount == 2) {
-    *reinterpret_cast<uint2*>(p) = make_uint2(from.w[0], from.w[1]);
+    __stcs(reinterpret_cast<uint2*>(p), make_uint2(from.w[0], from.w[1]));
   } else {
 #pragma unroll
     for (int i = 0; i < from.kCount; i += 4) {
-      reinterpret_cast<uint4*>(p)[i / 4] = make_uint4(from.w[i], from.w[i + 1], from.w[i + 2], from.w[i + 3]);
+      const uint4 a = make_uint4(from.w[i], from.w[i + 1], from.w[i + 2], from.w[i + 3]);
+      __stcs(reinterpret_cast<uint4*>(p) + i / 4, a);
     }
   }
 }

@@ -9,7 +9,8 @@ void map_blocks(const Task& task, const void* x, void* out, Dtype dtype, Key key
   });
 }
 
-void hadamard(const void* x, void* out, Dtype dtype, int64_t numel, int64_t block, double scale, Stream stream) {
+void hadamard(const void* x, void* out, Dtype dtype, int64_t numel, int64_t block, double scale,
+              Stream stream) {
   Task task{"hadamard", {1, numel, 1}, Transform::hadamard, block, scale};
   task.flips = false;
   map_blocks(task, x, out, dtype, {}, stream);

@@ -23,7 +23,8 @@ struct Task {
 
 inline void check(const char* op, cudaError_t error) {
   if (error == cudaSuccess) return;
-  throw std::runtime_error(std::string("[") + op + "] the CUDA kernel could not run: " + cudaGetErrorString(error));
+  throw std::runtime_error(std::string("[") + op +
+                           "] the CUDA kernel could not run: " + cudaGetErrorString(error));
 }
 
 // How many rows to walk as one, so that tiles are full but for a sixteenth and rows begin at whole vectors.
@@ -76,6 +77,19 @@ bool aligned(const void* p, size_t element_size) {
 
 inline size_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
 
+template <class Kernel>
+void allow_shared(const Task& task, Kernel kernel, int device, size_t bytes) {
+  int most;
+  check(task.op, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  if (bytes > size_t(most)) {
+    throw std::runtime_error("[" + std::string(task.op) + "] blocks of " + std::to_string(task.block) +
+                             " need " + std::to_string(bytes >> 10) +
+                             " KiB of shared memory, got a device with " + std::to_string(most >> 10) +
+                             " KiB");
+  }
+  check(task.op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
+}
+
 template <class P, class Op>
 void launch(const Task& task, const Op& op, Stream stream) {
   if (task.numel() == 0) return;
@@ -95,9 +109,7 @@ void launch(const Task& task, const Op& op, Stream stream) {
   if constexpr (P::kHadamard) {
     using S = Shared<Op, P>;
     shared = S::kSumBytes + (g.log2_block > Bits<P>::kWarp ? S::kExchangeBytes : 0);
-    if (shared > 48 << 10) {
-      check(task.op, cudaFuncSetAttribute(walk<Op, P>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
-    }
+    if (shared > 48 << 10) allow_shared(task, walk<Op, P>, device, shared);
   }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(unsigned(stripes), unsigned(deep));
@@ -107,18 +119,22 @@ void launch(const Task& task, const Op& op, Stream stream) {
   check(task.op, cudaLaunchKernelEx(&config, walk<Op, P>, op, g));
 }
 
-// Four vectors of 16 bytes a thread.
+// Vectors of 16 bytes in the wider of the op's types. Four a thread, fewer where as many of a base come with
+// them.
 template <class Op>
 void run_elements(const Task& task, const Op& op, Stream stream) {
-  launch<Plan<16 / int(sizeof(typename Op::Source)), 4, 256, false>>(task, op, stream);
+  constexpr bool kWide = sizeof(typename Op::Source) == 4 || sizeof(typename Op::Base) == 4;
+  constexpr int kVector = kWide ? 4 : 8, kVectors = Op::kBase == Use::result ? 16 / kVector : 4;
+  launch<Plan<kVector, kVectors, 256, false>>(task, op, stream);
 }
 
-// Vectors of four elements, for every type, so that more of a block's bits choose a register. Blocks up to 1024
-// fit in a warp, up to 8192 in a light thread block; one of 32768 takes half the registers of a multiprocessor.
+// Vectors of four elements, for every type, so that more of a block's bits choose a register. Blocks up to
+// 1024 fit in a warp, up to 8192 in a light thread block; one of 32768 takes half the registers of a
+// multiprocessor.
 template <class Op>
 void run_blocks(const Task& task, const Op& op, Stream stream) {
   if (task.block <= 8192) return launch<Plan<4, 8, 256, true>>(task, op, stream);
-  if constexpr (Op::kBase == Use::never) {
+  if constexpr (Op::kBase != Use::result) {  // retrieve does without: one kernel less to build for each type
     if (task.block <= 16384) return launch<Plan<4, 16, 256, true>>(task, op, stream);
   }
   launch<Plan<4, 16, 512, true>>(task, op, stream);

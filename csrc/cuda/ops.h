@@ -23,13 +23,15 @@ struct Model {
 
 // Why no kernel can run here, in words; "" if one can.
 std::string missing();
-// What the kernels were compiled for: "sm_80", ..., and "compute_90" for the PTX that newer devices translate.
+// What the kernels were compiled for: "sm_80", ..., and "compute_90" for the PTX that newer devices
+// translate.
 std::vector<std::string> targets();
 
-void hadamard(const void* x, void* out, Dtype dtype, int64_t numel, int64_t block, double scale, Stream stream);
+void hadamard(const void* x, void* out, Dtype dtype, int64_t numel, int64_t block, double scale,
+              Stream stream);
 void sign_flip(const void* x, void* out, Dtype dtype, Shape shape, Key key, Stream stream);
-void rotate(const void* x, void* out, Dtype dtype, int64_t rows, int64_t n, int64_t block, bool inverse, Key key,
-            Stream stream);
+void rotate(const void* x, void* out, Dtype dtype, int64_t rows, int64_t n, int64_t block, bool inverse,
+            Key key, Stream stream);
 void superpose(const void* base, const std::vector<Model>& models, void* out, Dtype dtype, Dtype out_dtype,
                Shape shape, Transform transform, Stream stream);
 void retrieve(const void* base, const void* superposed, void* out, Dtype dtype, Dtype superposed_dtype,

@@ -26,7 +26,8 @@ struct Retrieve {
 
   template <int V>
   bool aligned_for() const {
-    return aligned<V>(superposed, sizeof(S)) && aligned<V>(base, sizeof(B)) && aligned<V>(out, size_of(out_dtype));
+    return aligned<V>(superposed, sizeof(S)) && aligned<V>(base, sizeof(B)) &&
+           aligned<V>(out, size_of(out_dtype));
   }
 };
 

@@ -6,6 +6,21 @@
 
 namespace PYDELTA_NAMESPACE {
 
+// Hides from the compiler that a value stays the same, so that it does not keep all that follows from it in
+// registers across a loop.
+template <class T>
+__device__ __forceinline__ T opaque(T value) {
+  if constexpr (sizeof(T) == 8) {
+    asm volatile("" : "+l"(value));
+  } else {
+    asm volatile("" : "+r"(value));
+  }
+  return value;
+}
+
+__device__ __forceinline__ int lane() { return int(opaque(threadIdx.x) % 32); }
+__device__ __forceinline__ int warp() { return int(opaque(threadIdx.x) / 32); }
+
 // A thread holds C vectors of V neighbours. The 32 vectors of a warp that have the same number lie side by
 // side, so that every access of a warp is one piece of memory: a slot. Element i of vector j is v[j * V + i].
 template <int V_, int C_, int kThreads_, bool kHadamard_>
@@ -23,25 +38,39 @@ struct Row {
   bool vector;
 };
 
-// Which columns a warp holds: its vector j, lane 0, starts at column first + j * step.
+// Which columns of the tile a warp holds: its vector j, lane 0, starts at column first + j * step.
 struct Slots {
-  int64_t first;
-  int step;
+  int first, step;
 };
 
-// Hides from the compiler that a value stays the same, so that it does not keep all that follows from it in
-// registers across a loop.
-__device__ __forceinline__ int opaque(int value) {
-  asm volatile("" : "+r"(value));
-  return value;
+// Before an exchange a warp's slots lie side by side, after it they are dealt out in turn.
+template <class P>
+__device__ __forceinline__ Slots own_slots() {
+  return {warp() * P::C * P::kSlot, P::kSlot};
+}
+template <class P>
+__device__ __forceinline__ Slots dealt_slots() {
+  return {warp() * P::kSlot, opaque(P::kWarps * P::kSlot)};
+}
+
+// The row's column at which a lane's first vector starts.
+template <class P>
+__device__ __forceinline__ int64_t first_column(Slots slots) {
+  return int64_t(blockIdx.x) * P::kTile + slots.first + lane() * P::V;
+}
+
+// How many of the row's columns there are from c0 on, as far as a tile may reach.
+template <class P>
+__device__ __forceinline__ int columns_left(const Row& row, int64_t c0) {
+  return int(max(min(row.length - c0, int64_t(P::kTile)), int64_t(0)));
 }
 
 // Vectors j0 .. j0 + N - 1 of a thread. Rows of odd lengths, unaligned and strided ones go element by element
 // through a thread's local memory, in a loop: rare, and kept out of the way of registers.
 template <class P, int N, class T>
 __device__ __forceinline__ void load(Words<T, P::V>* to, const T* x, const Row& row, Slots slots, int j0) {
-  const int64_t c0 = slots.first + threadIdx.x % 32 * P::V;
-  const int left = int(min(row.length - c0, int64_t(P::kTile))), step = opaque(slots.step);
+  const int64_t c0 = first_column<P>(slots);
+  const int left = columns_left<P>(row, c0), step = slots.step;
   if (row.vector) {
     const T* p = x + row.start + c0;
 #pragma unroll
@@ -66,13 +95,14 @@ __device__ __forceinline__ void load(Words<T, P::V>* to, const T* x, const Row& 
 
 template <class P, class T>
 __device__ __forceinline__ void store(T* out, const float (&v)[P::E], const Row& row, Slots slots) {
-  const int64_t c0 = slots.first + threadIdx.x % 32 * P::V;
-  const int left = int(min(row.length - c0, int64_t(P::kTile))), step = opaque(slots.step);
+  const int64_t c0 = first_column<P>(slots);
+  const int left = columns_left<P>(row, c0), step = slots.step;
   if (row.vector) {
     T* p = out + row.start + c0;
+    const bool all = (P::C - 1) * step < left;
 #pragma unroll
-    for (int j = 0; j < P::C; ++j) {
-      if (j * step < left) store_vector(p + j * step, rounded<T, P::V>(v + j * P::V));
+    for (int j = 0; j < P::C; ++j, p += step) {
+      if (all || j * step < left) store_vector(p, rounded<T, P::V>(v + j * P::V));
     }
     return;
   }
@@ -97,8 +127,8 @@ __device__ __forceinline__ void store(T* out, const float (&v)[P::E], const Row&
 template <class P, class T>
 __device__ __forceinline__ void prefetch(const T* x, const Row& row, Slots slots) {
   constexpr int kLanesPerLine = 128 / (P::V * int(sizeof(T)));
-  const int64_t c0 = slots.first + threadIdx.x % 32 * P::V;
-  if (!row.vector || threadIdx.x % kLanesPerLine != 0) return;
+  const int64_t c0 = first_column<P>(slots);
+  if (!row.vector || lane() % kLanesPerLine != 0) return;
 #pragma unroll
   for (int j = 0; j < P::C; ++j) {
     const int64_t c = c0 + j * slots.step;
@@ -106,30 +136,39 @@ __device__ __forceinline__ void prefetch(const T* x, const Row& row, Slots slots
   }
 }
 
-// The signs of a warp's columns under one key. A lane draws words lane, lane + 32, ... of the warp's
-// E words, word t for 32 columns of vector t / V.
+// The signs of a thread's elements under one key, element i's in bit i.
 template <class P>
 struct Signs {
-  uint32_t words[(P::E + 31) / 32];
+  static constexpr int kWords = (P::E + 31) / 32;
+  uint32_t words[kWords];
 
+  // Lane l draws words l, l + 32, ... of the warp's E, each for 32 neighbours; word t is for vectors t / V.
+  // Then each lane collects what is its own.
   __device__ __forceinline__ void draw(Key key, uint64_t first, SignAxis axis, Slots slots) {
+    uint32_t drawn[kWords];
 #pragma unroll
-    for (int i = 0; i < (P::E + 31) / 32; ++i) {
-      const int t = (i * 32 + int(threadIdx.x % 32)) % P::E;
-      words[i] = draw_columns(key, first, axis, slots.first + t / P::V * slots.step + t % P::V * 32);
+    for (int i = 0; i < kWords; ++i) {
+      const int t = (i * 32 + lane()) % P::E;
+      const int c = slots.first + t / P::V * slots.step + t % P::V * 32;
+      drawn[i] = draw_columns(key, first, axis, int64_t(blockIdx.x) * P::kTile + c);
+      words[i] = 0;
+    }
+    const int at = lane() * P::V;
+#pragma unroll
+    for (int t = 0; t < P::E; t += P::V) {
+      const uint32_t signs = __shfl_sync(~0u, drawn[t / 32], t % 32 + at / 32) >> (at % 32);
+      words[t / 32] |= (signs & ((1u << P::V) - 1)) << (t % 32);
     }
   }
 
   __device__ __forceinline__ void flip(float (&v)[P::E]) const {
-    const int at = threadIdx.x % 32 * P::V;
 #pragma unroll
-    for (int j = 0; j < P::C; ++j) {
-      const int t = j * P::V;
-      const uint32_t signs = __shfl_sync(~0u, words[t / 32], t % 32 + at / 32) >> (at % 32);
+    for (int w = 0; w < kWords; ++w) {
+      const uint32_t signs = opaque(words[w]);
 #pragma unroll
-      for (int i = 0; i < P::V; ++i) {
-        const uint32_t sign = (signs << (31 - i)) & 0x80000000u;
-        v[t + i] = bit_cast<float>(bit_cast<uint32_t>(v[t + i]) ^ sign);
+      for (int i = 0; i < 32 && w * 32 + i < P::E; ++i) {
+        const uint32_t flipped = bit_cast<uint32_t>(v[w * 32 + i]) ^ ((signs << (31 - i)) & 0x80000000u);
+        v[w * 32 + i] = bit_cast<float>(flipped);
       }
     }
   }

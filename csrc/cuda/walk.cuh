@@ -63,17 +63,19 @@ struct Sum {
   }
 };
 
-// What a kernel keeps in shared memory: a tile of sums, then the room for one exchange.
+// What a kernel keeps in shared memory: a tile of sums, then the room for one exchange, which goes in pieces
+// where all at once would be more than a thread block may have (99 KiB on many devices, 163 KiB with sums).
 template <class Op, class P>
 struct Shared {
   static constexpr bool kSums = Op::kSums && P::kHadamard && P::E > 32;
-  static constexpr int kPiece = kSums ? 1 : 4;
+  static constexpr int kPiece = kSums ? 1 : P::kTile > 16384 ? 2 : 4;
   static constexpr int kSumBytes = kSums ? P::kTile * 4 : 0;
   static constexpr int kExchangeBytes = P::kTile / P::V * kPiece * 4;
 };
 
 template <class P>
-__device__ __forceinline__ void emit(void* out, Dtype dtype, const float (&v)[P::E], const Row& row, Slots slots) {
+__device__ __forceinline__ void emit(void* out, Dtype dtype, const float (&v)[P::E], const Row& row,
+                                     Slots slots) {
   if (dtype == Dtype::f32) store<P>(static_cast<float*>(out), v, row, slots);
   if (dtype == Dtype::bf16) store<P>(static_cast<bf16*>(out), v, row, slots);
   if (dtype == Dtype::f16) store<P>(static_cast<f16*>(out), v, row, slots);
@@ -81,20 +83,24 @@ __device__ __forceinline__ void emit(void* out, Dtype dtype, const float (&v)[P:
 
 // v[i] = f(v[i], base[i]), where the base is not in registers yet: a few vectors at a time.
 template <class P, class T, class F>
-__device__ __forceinline__ void with_base(float (&v)[P::E], const T* x, const Row& row, Slots slots, const F& f) {
+__device__ __forceinline__ void with_base(float (&v)[P::E], const T* x, const Row& row, Slots slots,
+                                          const F& f) {
   constexpr int kGroup = 4;
 #pragma unroll
   for (int j0 = 0; j0 < P::C; j0 += kGroup) {
     Words<T, P::V> base[kGroup];
     load<P, kGroup>(base, x, row, slots, j0);
 #pragma unroll
-    for (int i = 0; i < kGroup * P::V; ++i) v[j0 * P::V + i] = f(v[j0 * P::V + i], element(base[i / P::V], i % P::V));
+    for (int i = 0; i < kGroup * P::V; ++i)
+      v[j0 * P::V + i] = f(v[j0 * P::V + i], element(base[i / P::V], i % P::V));
   }
 }
 
 // How many threads a multiprocessor should hold at once: as many as the registers that an op needs allow.
 template <class Op, class P>
-constexpr int kResident = Op::kSums || P::E > 32 ? 512 : Op::kBase == Use::never ? 1024 : 768;
+constexpr int kResident = Op::kSums || P::E > 32    ? 512
+                          : Op::kBase == Use::never ? 1024
+                                                    : 768;
 
 // A block owns one stripe of columns and takes every gridDim.y-th row of it, so the signs of an op with one
 // key are drawn once.
@@ -102,42 +108,41 @@ template <class Op, class P>
 __global__ void __launch_bounds__(P::kThreads, kResident<Op, P> / P::kThreads)
     walk(const __grid_constant__ Op op, const __grid_constant__ Walk g) {
   using S = Shared<Op, P>;
-  // Butterflies leave no registers to spare: then the base comes when it is used, again and again from the cache.
+  // Butterflies leave no registers to spare: then the base comes when it is used, again and again from the
+  // cache.
   constexpr bool kBaseStays = Op::kBase != Use::never && !P::kHadamard;
   extern __shared__ float4 shared[];
-  const int warp = threadIdx.x / 32;
-  const int64_t tile = int64_t(blockIdx.x) * P::kTile;
-  const Slots before{tile + warp * (P::C * P::kSlot), P::kSlot};
   const bool alone = !P::kHadamard || g.log2_block <= Bits<P>::kWarp;  // warps work each for itself
-  const Slots after = alone ? before : Slots{tile + warp * P::kSlot, P::kWarps * P::kSlot};
+  const auto before = [] { return own_slots<P>(); };
+  const auto after = [&] { return alone ? own_slots<P>() : dealt_slots<P>(); };
   float* const exchanged = reinterpret_cast<float*>(shared) + S::kSumBytes / 4;
   Sum<P, S::kSums> sum;
   sum.in_shared = shared;
   Signs<P> first, last;
   const auto draw = [&](Key key) {
     if (!g.flips) return;
-    first.draw(key, g.first_signs, g.axis, before);
-    if constexpr (P::kHadamard) last.draw(key, g.last_signs, g.axis, after);
+    first.draw(key, g.first_signs, g.axis, before());
+    if constexpr (P::kHadamard) last.draw(key, g.last_signs, g.axis, after());
   };
   if constexpr (!Op::kSums) draw(op.key(0));
 
   for (int64_t r = blockIdx.y; r < g.rows; r += gridDim.y) {
     const Row row = g.row(r);
-    if (alone && before.first >= row.length) continue;
+    if (alone && int64_t(blockIdx.x) * P::kTile + before().first >= row.length) continue;
     Words<typename Op::Source, P::V> source[P::C];
     Words<typename Op::Base, P::V> base[P::C];
     float v[P::E];
     if constexpr (Op::kSums) {
 #pragma unroll
       for (int i = 0; i < P::E; ++i) v[i] = 0;
-      if (op.carry != nullptr) with_base<P>(v, op.carry, row, after, [](float, float sum) { return sum; });
+      if (op.carry != nullptr) with_base<P>(v, op.carry, row, after(), [](float, float sum) { return sum; });
       sum.start(v);
     }
-    if constexpr (kBaseStays) load<P, P::C>(base, op.base, row, before, 0);
+    if constexpr (kBaseStays) load<P, P::C>(base, op.base, row, before(), 0);
     for (int k = 0; k < op.models(); ++k) {
-      if (!P::kHadamard && k == 0) load<P, P::C>(source, op.source(0), row, before, 0);
+      if (!P::kHadamard && k == 0) load<P, P::C>(source, op.source(0), row, before(), 0);
       if constexpr (Op::kSums) draw(op.key(k));
-      if constexpr (P::kHadamard) load<P, P::C>(source, op.source(k), row, before, 0);
+      if constexpr (P::kHadamard) load<P, P::C>(source, op.source(k), row, before(), 0);
 #pragma unroll
       for (int i = 0; i < P::E; ++i) v[i] = element(source[i / P::V], i % P::V);
       const auto delta = [&](float x, float b) { return op.delta(x, b, k); };
@@ -145,17 +150,17 @@ __global__ void __launch_bounds__(P::kThreads, kResident<Op, P> / P::kThreads)
 #pragma unroll
         for (int i = 0; i < P::E; ++i) v[i] = delta(v[i], element(base[i / P::V], i % P::V));
       } else if constexpr (Op::kBase == Use::delta) {
-        with_base<P>(v, op.base, row, before, delta);
+        with_base<P>(v, op.base, row, before(), delta);
       }
       if constexpr (!P::kHadamard) {
-        if (k + 1 < op.models()) load<P, P::C>(source, op.source(k + 1), row, before, 0);
+        if (k + 1 < op.models()) load<P, P::C>(source, op.source(k + 1), row, before(), 0);
       } else if constexpr (P::E > 32) {
         if (k + 1 < op.models()) {
-          prefetch<P>(op.source(k + 1), row, before);
+          prefetch<P>(op.source(k + 1), row, before());
         } else if (r + gridDim.y < g.rows) {
-          prefetch<P>(op.source(0), g.row(r + gridDim.y), before);
+          prefetch<P>(op.source(0), g.row(r + gridDim.y), before());
         }
-        if constexpr (Op::kBase == Use::result) prefetch<P>(op.base, row, after);
+        if constexpr (Op::kBase == Use::result) prefetch<P>(op.base, row, after());
       }
       if (g.flips) first.flip(v);
       if constexpr (P::kHadamard) {
@@ -166,14 +171,15 @@ __global__ void __launch_bounds__(P::kThreads, kResident<Op, P> / P::kThreads)
       }
       if constexpr (Op::kSums) sum.add(v);
     }
+    const Row again = g.row(opaque(r));  // rather than in registers all the time
     const auto result = [&](float x, float b) { return op.result(x, b); };
     if constexpr (kBaseStays) {
 #pragma unroll
       for (int i = 0; i < P::E; ++i) v[i] = result(v[i], element(base[i / P::V], i % P::V));
     } else if constexpr (Op::kBase == Use::result) {
-      with_base<P>(v, op.base, row, after, result);
+      with_base<P>(v, op.base, again, after(), result);
     }
-    emit<P>(op.out, op.out_dtype, v, row, after);
+    emit<P>(op.out, op.out_dtype, v, again, after());
   }
 }
 
