@@ -1,0 +1,227 @@
+"""The CUDA kernels on the CPU, thread by thread, give the reference's bits: see emulator/cuda_emulator.h.
+
+The emulator knows barriers, shuffles and shared memory, which starts as NaN and is checked for overruns. What
+memory costs, and races that only parallel warps have, show on a GPU alone.
+"""
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tensors import (
+    HALVES,
+    OPS,
+    SINGLES,
+    TRANSFORMS,
+    assert_nothing_beside,
+    assert_same_bits,
+    call,
+    expected,
+    laid_out,
+    normal,
+    operands,
+    poisoned,
+    raises,
+)
+
+from pydelta import native
+
+TESTS = Path(__file__).parent
+CSRC, EMULATOR = TESTS.parent / "csrc", TESTS / "emulator"
+FLAGS = ("-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden")
+
+
+def missing():
+    """Why the kernels cannot be built here, in words."""
+    if platform.machine() != "x86_64":
+        return "the emulator is for x86-64"
+    if shutil.which("g++") is None:
+        return "g++ is not present"
+    version = subprocess.run(["g++", "-dumpversion"], capture_output=True, text=True, check=True).stdout
+    if int(version.split(".")[0]) < 12:
+        return "g++ is older than 12 and knows no _Float16"
+    if importlib.util.find_spec("pybind11") is None:
+        return "the package pybind11 is not installed"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
+        return "Python's headers are not installed"
+    return None
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory):
+    """pydelta's functions on emulated CUDA kernels, which write into `out`."""
+    if reason := missing():
+        pytest.skip(reason)
+    import pybind11
+
+    folder = tmp_path_factory.mktemp("emulated")
+    headers = [EMULATOR, pybind11.get_include(), sysconfig.get_paths()["include"]]
+    include = [f"-I{path}" for path in headers]
+
+    def compiled(source):
+        target = folder / f"{source.name}.o"
+        command = ["g++", *FLAGS, *include, "-include", "cuda_emulator.h", "-x", "c++", "-c", source]
+        subprocess.run([*command, "-o", target], check=True)
+        return target
+
+    sources = [CSRC / "bindings_cuda.cpp", *(CSRC / "cuda").glob("*.cu"), EMULATOR / "cuda_emulator.cpp"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, sources))
+    library = folder / "_cuda.so"
+    subprocess.run(["g++", "-shared", *objects, "-o", library], check=True)
+    spec = importlib.util.spec_from_file_location("_cuda", library)
+    extension = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(extension)
+    return SimpleNamespace(**{op: partial(getattr(native, op), extension) for op in OPS})
+
+
+def check(kernels, op, tensors, *, layout="contiguous", **options):
+    """Every element is written, with the reference's bits, and nothing else."""
+    truth = expected(op, tensors, **options)
+    out = poisoned(*truth.shape, dtype=truth.dtype, layout=layout)
+    call(op, [laid_out(x, layout) for x in tensors], of=kernels, out=out, **options)
+    assert_same_bits(out, truth)
+    assert_nothing_beside(out)
+
+
+def options_of(op, transform="hadamard", dim=1, block=1, models=3, **options):
+    """All options of an op: the kernels know no defaults."""
+    if op == "hadamard":
+        return {"block": block, "scale": 0.37}
+    if op == "rotate":
+        return {"block": block, "inverse": False}
+    if op == "sign_flip":
+        return {"dim": dim}
+    options = {"transform": transform, "dim": dim, "out_dtype": torch.float32} | options
+    if op == "superpose":
+        return options | {"weights": [1.0 if k % 3 == 1 else 0.1 - 0.3 * k for k in range(models)]}
+    return options | {"lam": 0.7}
+
+
+BLOCKS = [
+    # block, shape: within a thread, a warp, a thread block; one row, several at once, more than fit
+    (1, (3, 5)),
+    (2, (1030, 6)),
+    (4, (4, 100)),
+    (8, (5, 40)),
+    (32, (7, 96)),
+    (64, (5, 64)),
+    (256, (9, 768)),
+    (256, (1, 11008)),
+    (2048, (3, 2048)),
+    (4096, (2, 12288)),
+    (8192, (6, 8192)),
+    (16384, (2, 16384)),
+    (32768, (2, 32768)),
+]
+
+
+@pytest.mark.parametrize("dtype", SINGLES)
+@pytest.mark.parametrize(("block", "shape"), BLOCKS)
+def test_blocks(kernels, dtype, block, shape):
+    x = normal(*shape, dtype=dtype)
+    check(kernels, "hadamard", [x], block=block, scale=block**-0.5)
+    check(kernels, "rotate", [x], block=block, inverse=False)
+    check(kernels, "rotate", [x], block=block, inverse=True)
+
+
+@pytest.mark.parametrize("dtype", SINGLES)
+@pytest.mark.parametrize("shape", [(1,), (130,), (3, 5, 7), (6, 8, 40), (2, 2049), (35, 256), (1, 11008)])
+def test_signs(kernels, dtype, shape):
+    for dim in range(len(shape)):
+        check(kernels, "sign_flip", [normal(*shape, dtype=dtype)], dim=dim)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("dtype", SINGLES)
+@pytest.mark.parametrize("out_dtype", SINGLES)
+def test_sums(kernels, transform, dtype, out_dtype):
+    for models, shape, dim in [
+        (1, (6, 40), 0),
+        (3, (4, 8, 12), 1),
+        (8, (5, 96), 1),
+        (33, (3, 100), 1),
+        (2, (2, 2048), 1),
+    ]:
+        tensors = [normal(*shape, dtype=dtype, seed=seed) for seed in range(models + 1)]
+        options = options_of("superpose", transform, dim, models=models, out_dtype=out_dtype)
+        check(kernels, "superpose", tensors, **options)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("dtype", SINGLES)
+@pytest.mark.parametrize("superposed_dtype", SINGLES)
+def test_retrieval(kernels, transform, dtype, superposed_dtype):
+    for shape, dim in [((6, 40), 0), ((4, 8, 12), 1), ((5, 96), 1), ((3, 100), 1), ((2, 2048), 1)]:
+        tensors = [normal(*shape, dtype=dtype), normal(*shape, dtype=superposed_dtype, seed=1)]
+        for out_dtype in SINGLES:
+            options = options_of("retrieve", transform, dim, out_dtype=out_dtype)
+            check(kernels, "retrieve", tensors, **options)
+
+
+@pytest.mark.parametrize("op", ["superpose", "retrieve"])
+@pytest.mark.parametrize("dtype", SINGLES)
+@pytest.mark.parametrize(("shape", "dim"), [((2, 11008), 1), ((2, 32768), 1), ((16384, 2), 0)])
+def test_large_blocks(kernels, op, dtype, shape, dim):
+    tensors = operands(op, *shape, dtype=dtype)[:3]
+    check(kernels, op, tensors, **options_of(op, dim=dim, models=2, out_dtype=dtype))
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", SINGLES)
+@pytest.mark.parametrize("shape", [(3, 4096), (5, 100)])
+def test_in_place(kernels, op, dtype, shape):
+    for transform in TRANSFORMS if op in ("superpose", "retrieve") else TRANSFORMS[-1:]:
+        block = 4096 if shape[-1] == 4096 else 4
+        options = options_of(op, transform, block=block, out_dtype=dtype)
+        tensors = operands(op, *shape, dtype=dtype)
+        truth = expected(op, tensors, **options)
+        for i in range(len(tensors)):
+            mine = [x.clone() for x in tensors]
+            call(op, mine, of=kernels, out=mine[i], **options)
+            assert_same_bits(mine.pop(i), truth)
+            assert all(map(torch.equal, mine, tensors[:i] + tensors[i + 1 :]))
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", SINGLES)
+@pytest.mark.parametrize("shape", [(4, 512), (3, 33)])
+def test_unaligned_views(kernels, op, dtype, shape):
+    for transform in TRANSFORMS if op in ("superpose", "retrieve") else TRANSFORMS[-1:]:
+        block = shape[-1] & -shape[-1]
+        options = options_of(op, transform, block=block, out_dtype=dtype)
+        check(kernels, op, operands(op, *shape, dtype=dtype), layout="unaligned", **options)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("shape", [(1, 1), (0, 4), (3, 0), (0, 0)])
+def test_one_element_and_none(kernels, op, shape):
+    for dtype in SINGLES:
+        check(kernels, op, operands(op, *shape, dtype=dtype), **options_of(op))
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", HALVES)
+def test_denormals_and_overflow(kernels, op, dtype):
+    tiny, huge = torch.finfo(dtype).tiny, torch.finfo(dtype).max
+    for factor in (tiny, huge / 8):
+        tensors = [(x.double() * factor).to(dtype) for x in operands(op, 4, 64, dtype=dtype)]
+        check(kernels, op, tensors, **options_of(op, block=64, out_dtype=dtype))
+
+
+def test_a_device_with_too_little_shared_memory_is_refused(kernels, monkeypatch):
+    monkeypatch.setenv("EMULATED_SHARED_BYTES", str(99 << 10))
+    message = "blocks of 32768 need 160 KiB of shared memory, got a device with 99 KiB"
+    tensors, out = operands("superpose", 1, 32768), poisoned(1, 32768)
+    with raises(RuntimeError, f"[superpose] {message}"):
+        call("superpose", tensors, of=kernels, out=out, **options_of("superpose"))
+    check(kernels, "rotate", tensors[:1], block=32768, inverse=False)
