@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Train a network on handwritten digits and fine-tune it on eight views of them, compress "
         "the eight into one store, get each back from the file in a new process, and compare.",
     )
-    parser.add_argument("--seed", type=_seed, default=42, metavar="N", help="default: %(default)s")
+    parser.add_argument("--seed", type=seed, default=42, metavar="N", help="default: %(default)s")
     parser.add_argument(
         "--out",
         type=Path,
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _seed(text: str) -> int:
+def seed(text: str) -> int:
     value = int(text)
     if not 0 <= value < 1 << 64:
         raise argparse.ArgumentTypeError(f"must lie in [0, 2**64), got {text}")
