@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from pydelta._dispatch import use_backend as use_backend
     from pydelta.checkpoint import load_checkpoint as load_checkpoint
     from pydelta.checkpoint import save_checkpoint as save_checkpoint
+    from pydelta.masks import BandMask as BandMask
+    from pydelta.masks import DellaMask as DellaMask
+    from pydelta.masks import MagnitudeMask as MagnitudeMask
+    from pydelta.masks import MagnitudeThreshold as MagnitudeThreshold
+    from pydelta.masks import RandomMask as RandomMask
+    from pydelta.masks import WandaMask as WandaMask
     from pydelta.ops.hadamard import hadamard as hadamard
+    from pydelta.ops.magnitude_threshold import magnitude_threshold as magnitude_threshold
+    from pydelta.ops.mask_rescale import mask_rescale as mask_rescale
+    from pydelta.ops.merge_into import merge_into as merge_into
     from pydelta.ops.retrieve import retrieve as retrieve
     from pydelta.ops.rotate import rotate as rotate
     from pydelta.ops.sign_flip import sign_flip as sign_flip
@@ -26,13 +35,22 @@ if TYPE_CHECKING:
     from pydelta.superposition import Superposition as Superposition
 
 _HOME = {
+    "BandMask": "pydelta.masks",
+    "DellaMask": "pydelta.masks",
     "Key": "pydelta.random",
+    "MagnitudeMask": "pydelta.masks",
+    "MagnitudeThreshold": "pydelta.masks",
+    "RandomMask": "pydelta.masks",
     "Superposition": "pydelta.superposition",
+    "WandaMask": "pydelta.masks",
     "backends": "pydelta._dispatch",
     "compat": "pydelta.compat",
     "hadamard": "pydelta.ops",
     "key": "pydelta.random",
     "load_checkpoint": "pydelta.checkpoint",
+    "magnitude_threshold": "pydelta.ops",
+    "mask_rescale": "pydelta.ops",
+    "merge_into": "pydelta.ops",
     "retrieve": "pydelta.ops",
     "rotate": "pydelta.ops",
     "save_checkpoint": "pydelta.checkpoint",

@@ -114,6 +114,19 @@ def number(op: str, name: str, value: object) -> float:
     return float(value)
 
 
+def fraction(op: str, name: str, value: object) -> float:
+    found = number(op, name, value)
+    if not 0 <= found <= 1:
+        raise ValueError(f"[{op}] {name} must lie in [0, 1], got {value}")
+    return found
+
+
+def choice(op: str, name: str, value: object, known: Sequence[str]) -> str:
+    if value not in known:
+        raise ValueError(f"[{op}] {name} must be one of {', '.join(known)}, got {value!r}")
+    return str(value)
+
+
 def backend(op: str, value: object) -> str:
     """The backend's name, "" for the dispatcher's choice."""
     if value is not None and not isinstance(value, str):
@@ -127,10 +140,22 @@ def sequence(op: str, name: str, values: object) -> Sequence[Any]:
     return values
 
 
-def transform(op: str, value: object) -> str:
-    if value not in TRANSFORMS:
-        raise ValueError(f"[{op}] transform must be one of {', '.join(TRANSFORMS)}, got {value!r}")
-    return str(value)
+def models(op: str, tuned: object) -> list[torch.Tensor]:
+    """K >= 1 floating tensors, for an op that is not differentiable."""
+    found = sequence(op, "tuned", tuned)
+    if not found:
+        raise ValueError(f"[{op}] tuned must hold at least one tensor, got none")
+    for i, x in enumerate(found):
+        floating(op, f"tuned[{i}]", x)
+    return [x.detach() if x.requires_grad else x for x in found]
+
+
+def index(op: str, name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"[{op}] {name} must be an int, got {type(value).__name__}")
+    if not 0 <= value < 1 << 62:
+        raise ValueError(f"[{op}] {name} must lie in [0, 2**62), got {value}")
+    return value
 
 
 def count(op: str, name: str, values: Sequence[object], expected: int) -> None:

@@ -19,6 +19,7 @@ import torch
 
 from pydelta import _check
 from pydelta._environment import interpreted
+from pydelta.masks import MagnitudeThreshold
 
 Kernel = Callable[..., None]
 
@@ -135,8 +136,13 @@ def _takes(backend: str, device: str, dtype: torch.dtype) -> bool:
     return device == "cuda" or (backend == "triton" and device == "cpu" and interpreted())
 
 
-def _writing(reference: Callable[..., torch.Tensor]) -> Kernel:
-    def into(*args: Any, out: torch.Tensor, **options: Any) -> None:
-        out.copy_(reference(*args, **options))
+def _writing(reference: Callable[..., Any]) -> Kernel:
+    def into(*args: Any, out: Any, **options: Any) -> None:
+        found = reference(*args, **options)
+        if isinstance(found, MagnitudeThreshold):
+            for name in ("low", "low_index", "high", "high_index"):
+                getattr(out, name).copy_(getattr(found, name))
+        else:
+            out.copy_(found)
 
     return into

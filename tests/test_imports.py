@@ -18,6 +18,7 @@ PACKAGE, TRITON = ROOT / "pydelta", ROOT / "triton_kernels"
 ORDER = [
     {"random", "_progress"},
     {"_check", "_environment"},
+    {"masks"},
     {"reference", "native", "triton_kernels"},
     {"_dispatch"},
     {"ops"},

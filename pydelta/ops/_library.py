@@ -73,6 +73,32 @@ def register(
     return getattr(namespace, name).default, getattr(namespace, f"{name}_out").default
 
 
+def register_tuple(
+    name: str,
+    arguments: str,
+    returns: str,
+    run: Callable[..., None],
+    empty: Callable[..., tuple[torch.Tensor, ...]],
+) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """Defines ``pydelta::name`` alone, for an op that returns several tensors; returns it.
+
+    Args:
+        arguments, returns: of the schema.
+        run, empty: as for :func:`register`, with a tuple for ``out``.
+    """
+
+    def functional(*args: Any) -> tuple[torch.Tensor, ...]:
+        out = empty(*args)
+        run(out, *args)
+        return out
+
+    _LIBRARY.define(f"{name}({arguments}) -> {returns}")
+    _LIBRARY.impl(name, functional, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"pydelta::{name}", empty, lib=_LIBRARY)
+    found: Callable[..., tuple[torch.Tensor, ...]] = getattr(torch.ops.pydelta, name).default
+    return found
+
+
 def _tensors(values: Sequence[Any]) -> Any:
     for value in values:
         if isinstance(value, torch.Tensor):

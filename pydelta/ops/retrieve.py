@@ -109,7 +109,7 @@ def retrieve(
         to_int64(key.seed),
         to_int64(key.stream),
         _check.number(op, "lam", lam),
-        _check.transform(op, transform),
+        _check.choice(op, "transform", transform, _check.TRANSFORMS),
         _check.dim(op, dim, base),
         _check.out_dtype(op, out_dtype, out, base.dtype),
         _check.backend(op, backend),

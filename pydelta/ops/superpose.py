@@ -100,11 +100,8 @@ def superpose(
     op = "superpose"
     _check.floating(op, "base", base)
     _check.has_dimension(op, "base", base)
-    models = _check.sequence(op, "tuned", tuned)
-    if not models:
-        raise ValueError(f"[{op}] tuned must hold at least one tensor, got none")
+    models = _check.models(op, tuned)
     for i, x in enumerate(models):
-        _check.floating(op, f"tuned[{i}]", x)
         _check.alike(op, f"tuned[{i}]", x, "base", base)
         _check.dtype_of(op, f"tuned[{i}]", x, base.dtype)
     _check.count(op, "keys", _check.sequence(op, "keys", keys), len(models))
@@ -114,11 +111,11 @@ def superpose(
     _check.count(op, "weights", _check.sequence(op, "weights", weights), len(models))
     args = (
         without_grad(base),
-        [without_grad(x) for x in models],
+        models,
         [to_int64(key.seed) for key in streams],
         [to_int64(key.stream) for key in streams],
         [_check.number(op, f"weights[{i}]", w) for i, w in enumerate(weights)],
-        _check.transform(op, transform),
+        _check.choice(op, "transform", transform, _check.TRANSFORMS),
         _check.dim(op, dim, base),
         _check.out_dtype(op, out_dtype, out, _check.compute_dtype(base.dtype)),
         _check.backend(op, backend),

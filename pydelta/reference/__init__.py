@@ -5,9 +5,21 @@ checked. All arithmetic is fp32 (fp64 for fp64 inputs), rounded to the output's 
 """
 
 from pydelta.reference.hadamard import hadamard
+from pydelta.reference.magnitude_threshold import magnitude_threshold
+from pydelta.reference.mask_rescale import mask_rescale
+from pydelta.reference.merge_into import merge_into
 from pydelta.reference.retrieve import retrieve
 from pydelta.reference.rotate import rotate
 from pydelta.reference.sign_flip import sign_flip
 from pydelta.reference.superpose import superpose
 
-__all__ = ["hadamard", "retrieve", "rotate", "sign_flip", "superpose"]
+__all__ = [
+    "hadamard",
+    "magnitude_threshold",
+    "mask_rescale",
+    "merge_into",
+    "retrieve",
+    "rotate",
+    "sign_flip",
+    "superpose",
+]
