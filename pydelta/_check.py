@@ -114,6 +114,12 @@ def number(op: str, name: str, value: object) -> float:
     return float(value)
 
 
+def flag(op: str, name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"[{op}] {name} must be a bool, got {type(value).__name__}")
+    return value
+
+
 def fraction(op: str, name: str, value: object) -> float:
     found = number(op, name, value)
     if not 0 <= found <= 1:
@@ -161,6 +167,26 @@ def index(op: str, name: str, value: object) -> int:
 def count(op: str, name: str, values: Sequence[object], expected: int) -> None:
     if len(values) != expected:
         raise ValueError(f"[{op}] {name} must have one entry per model ({expected}), got {len(values)}")
+
+
+def like(
+    op: str, name: str, x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype, to: torch.Tensor
+) -> None:
+    """Of this shape and dtype, and on the device of ``to``."""
+    if x.shape != shape or x.dtype != dtype or x.device != to.device:
+        raise ValueError(
+            f"[{op}] {name} must be {name_of(dtype)} of shape {shape} on {to.device}, "
+            f"got {name_of(x.dtype)} of shape {tuple(x.shape)} on {x.device}"
+        )
+
+
+def column_norm(op: str, name: str, norm: object, x: torch.Tensor) -> torch.Tensor:
+    """One number for each column of ``x``, in the dtype that its magnitudes are computed in."""
+    floating(op, name, norm)
+    assert isinstance(norm, torch.Tensor)
+    dtype = compute_dtype(x.dtype)
+    like(op, name, norm.to(dtype), (x.shape[-1] if x.dim() else 1,), dtype, x)
+    return norm.detach().to(dtype).contiguous()
 
 
 def out(op: str, out: object, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

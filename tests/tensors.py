@@ -10,7 +10,8 @@ import pydelta
 HALVES = (torch.bfloat16, torch.float16)
 SINGLES = (torch.float32, *HALVES)
 FLOATS = (*SINGLES, torch.float64)
-OPS = ("hadamard", "sign_flip", "rotate", "superpose", "retrieve")
+OPS = ("hadamard", "sign_flip", "rotate", "superpose", "retrieve", "mask_rescale", "merge_into")
+TRANSFORMING = OPS[:5]
 TRANSFORMS = ("none", "sign", "hadamard")
 KEY = pydelta.key(42, "signs", "a", "w")
 EXTREME_KEYS = [pydelta.Key(0), pydelta.Key(2**64 - 1, 2**64 - 1), pydelta.Key(2**63, 2**31)]
@@ -18,6 +19,13 @@ KEYS = [pydelta.key(42, "signs", f"model {i}", "w") for i in range(33)]
 
 against_reference = pytest.mark.parametrize("backend", ["cpu", "cuda", "triton"], indirect=True)
 """For tests whose truth is the reference itself: on every other backend."""
+
+MASKS = [
+    pydelta.RandomMask(0.5, pydelta.key(42, "mask", "a", "w")),
+    None,
+    pydelta.DellaMask(0.5, 0.5, pydelta.key(42, "mask", "b", "w")),
+]
+"""Of the three models that are merged; none has to be counted first."""
 
 _WIDE = [4097, 11008, 14336]
 WIDTHS = [1, 7, 33, 96, 100, 127, 129, 255, 257, 768, 1023, 1025]
@@ -39,19 +47,25 @@ def integers(*shape, dtype=torch.float32, low=-8, high=8, seed=0):
 
 
 def operands(op, *shape, dtype=torch.float32, seed=0):
-    """The tensors that ``op`` takes: x; base and three tuned; or base and a superposition."""
-    count = {"superpose": 4, "retrieve": 2}.get(op, 1)
+    """The tensors that ``op`` takes: x; base and three tuned; base and a superposition; delta and base."""
+    count = {"superpose": 4, "merge_into": 4, "retrieve": 2, "mask_rescale": 2}.get(op, 1)
     return [normal(*shape, dtype=dtype, seed=seed + i) for i in range(count)]
 
 
 def call(op, tensors, of=pydelta, **options):
-    """``op`` of the module ``of`` on its operands, with fixed keys."""
+    """``op`` of the module ``of`` on its operands, with fixed keys and masks."""
     function = getattr(of, op)
     if op == "hadamard":
         return function(*tensors, **options)
     if op == "superpose":
         base, *tuned = tensors
         return function(base, tuned, KEYS[: len(tuned)], **options)
+    if op == "mask_rescale":
+        delta, base = tensors
+        return function(delta, options.pop("mask", MASKS[0]), base=base, **options)
+    if op == "merge_into":
+        base, *tuned = tensors
+        return function(base, tuned, **{"masks": MASKS[: len(tuned)], **options})
     return function(*tensors, KEY, **options)
 
 

@@ -1,14 +1,15 @@
-"""Every error of the five ops has a row here: its type, its whole message, and nothing written to ``out``."""
+"""Every error of the ops has a row here: its type, its whole message, and nothing written to ``out``."""
 
 import ast
 from pathlib import Path
 
+import bad_merges
 import pytest
 import torch
-from tensors import KEY, OPS, poisoned
+from tensors import KEY, TRANSFORMING, poisoned
 
 import pydelta
-from pydelta import _check, ops
+from pydelta import _check, masks, ops
 
 X = torch.ones(2, 96)
 META = torch.ones(2, 96, device="meta")
@@ -21,6 +22,7 @@ ARGUMENTS = {
     "rotate": {"x": X, "key": KEY},
     "superpose": {"base": X, "tuned": [X, X], "keys": [KEY, KEY]},
     "retrieve": {"base": X, "superposed": X, "key": KEY},
+    **bad_merges.ARGUMENTS,
 }
 
 
@@ -32,14 +34,15 @@ def rows():
     yield from key_rows()
     yield from superpose_rows()
     yield from retrieve_rows()
-    for op in OPS:
+    yield from bad_merges.rows()
+    for op in TRANSFORMING:
         names = "cpu, cuda, reference, triton"
         yield op, {"backend": "fast"}, ValueError, f"backend must be one of {names}, got 'fast'"
         yield op, {"backend": 3}, TypeError, "backend must be a str, got int"
 
 
 def tensor_rows():
-    for op in OPS:
+    for op in TRANSFORMING:
         name = next(iter(ARGUMENTS[op]))
         for value, got in ((X.int(), "int32"), (X.bool(), "bool"), (X.to(torch.complex64), "complex64")):
             yield op, {name: value}, TypeError, f"{name} must be {KINDS}, got {got}"
@@ -52,7 +55,7 @@ def tensor_rows():
 
 
 def out_rows():
-    for op in OPS:
+    for op in TRANSFORMING:
         yield op, {"out": [1.0]}, TypeError, "out must be a tensor, got list"
         shape = "out must have the input's shape (2, 96), got (3, 96)"
         yield op, {"out": OTHER}, ValueError, shape
@@ -159,6 +162,10 @@ def raised(row):
     return caught
 
 
+def takes_out(op):
+    return op in TRANSFORMING or op in ("mask_rescale", "merge_into")
+
+
 def name_of(row):
     return f"{row[0]}: {row[3]}"
 
@@ -171,7 +178,9 @@ def test_message(row):
     assert str(caught.value) == f"[{op}] {message}"
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if "out" not in row[1]], ids=name_of)
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if "out" not in row[1] and takes_out(row[0])], ids=name_of
+)
 def test_nothing_is_written(row):
     out = poisoned(2, 96)
     op, wrong, error, message = row
@@ -190,7 +199,7 @@ def test_a_bad_out_is_left_as_it_was(row):
 
 def test_every_error_has_a_row():
     """Each raise statement of the ops and their checks is reached by some row."""
-    files = [Path(_check.__file__), *sorted(Path(ops.__file__).parent.glob("*.py"))]
+    files = [Path(_check.__file__), Path(masks.__file__), *sorted(Path(ops.__file__).parent.glob("*.py"))]
     statements = {
         (file.name, node.lineno, node.end_lineno)
         for file in files

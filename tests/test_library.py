@@ -8,6 +8,7 @@ from tensors import (
     EXTREME_KEYS,
     KEY,
     KEYS,
+    MASKS,
     OPS,
     TRANSFORMS,
     assert_same_bits,
@@ -18,6 +19,7 @@ from tensors import (
 )
 
 import pydelta
+from pydelta.ops import _masks
 
 NARROW = torch.bfloat16
 
@@ -39,13 +41,18 @@ def registered(op, tensors, backend):
         return (*tensors, *SEEDS, 16, False, backend)
     if op == "retrieve":
         return (*tensors, *SEEDS, 0.5, "hadamard", 1, NARROW, backend)
+    if op == "mask_rescale":
+        return (*tensors, *_masks.pack(MASKS[:1]), backend)
     base, *tuned = tensors
+    if op == "merge_into":
+        options = [1.0, 0.5, 2.0], "ties", 0.5, True, 96, NARROW, backend
+        return (base, tuned, *_masks.pack(MASKS), *options)
     seeds = [[signed(getattr(key, part)) for key in KEYS[: len(tuned)]] for part in ("seed", "stream")]
     return (base, tuned, *seeds, [1.0, 0.5, 2.0], "sign", 0, torch.float32, backend)
 
 
 def result_dtype(op):
-    return {"retrieve": NARROW}.get(op, torch.float32)
+    return NARROW if op in ("retrieve", "merge_into") else torch.float32
 
 
 def operator(name):
@@ -136,6 +143,13 @@ OPTIONS = {
     "rotate": [*DEFAULTS, {"block": 2, "inverse": True}],
     "superpose": [*OF_DELTAS, {"weights": [0.5, 1, 2.0]}],
     "retrieve": [*OF_DELTAS, {"lam": 0.5}],
+    "mask_rescale": [*DEFAULTS, *({"mask": mask} for mask in (MASKS[2], pydelta.BandMask(0.5, 0.1)))],
+    "merge_into": [
+        *DEFAULTS,
+        {"masks": None, "weights": [1.0, 2.0, -0.5], "lam": 0.5, "out_dtype": NARROW},
+        {"elect": "ties", "normalize": True, "start": 64},
+        {"masks": [pydelta.MagnitudeMask(0.5, "row"), None, pydelta.BandMask(0.5, 0.1)]},
+    ],
 }
 
 

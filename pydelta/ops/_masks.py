@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -58,20 +59,23 @@ def ready(
     if isinstance(mask, MagnitudeThreshold):
         _fits(op, name, mask, x, start)
         return mask
+    if not isinstance(mask, MagnitudeMask | BandMask | WandaMask):
+        raise TypeError(f"[{op}] {name} must be {_NAMES}, got {type(mask).__name__}")
     if start:
+        got = type(mask).__name__
         raise ValueError(
-            f"[{op}] {name} must be a RandomMask or a MagnitudeThreshold where start is not 0, got {start}"
+            f"[{op}] {name} must be a RandomMask, a DellaMask or a MagnitudeThreshold where start is not 0, "
+            f"got {got}"
         )
     if isinstance(mask, WandaMask):
+        norm = _check.column_norm(op, f"{name}.column_norm", mask.column_norm, x)
         return magnitude_threshold(
-            x, keep=mask.keep, group="row", base=base, column_norm=mask.column_norm, backend=backend
+            x, keep=mask.keep, group="row", base=base, column_norm=norm, backend=backend
         )
-    if isinstance(mask, MagnitudeMask | BandMask):
-        large = mask.drop_large if isinstance(mask, BandMask) else 0.0
-        return magnitude_threshold(
-            x, keep=mask.keep, drop_large=large, group=mask.group, base=base, backend=backend
-        )
-    raise TypeError(f"[{op}] {name} must be {_NAMES}, got {type(mask).__name__}")
+    large = mask.drop_large if isinstance(mask, BandMask) else 0.0
+    return magnitude_threshold(
+        x, keep=mask.keep, drop_large=large, group=mask.group, base=base, backend=backend
+    )
 
 
 def _whole_rows(op: str, name: str, x: torch.Tensor, start: int) -> None:
@@ -84,21 +88,13 @@ def _fits(op: str, name: str, cuts: MagnitudeThreshold, x: torch.Tensor, start: 
     expected = 1
     if cuts.group == "row":
         _whole_rows(op, name, x, start)
-        expected = x.numel() // max(x.shape[-1], 1) if x.dim() else 1
+        expected = math.prod(x.shape[:-1])
     compute = _check.compute_dtype(x.dtype)
-    for field, dtype in (
-        ("low", compute),
-        ("low_index", torch.int64),
-        ("high", compute),
-        ("high_index", torch.int64),
-    ):
-        part = getattr(cuts, field)
-        if part.shape != (expected,) or part.dtype != dtype or part.device != x.device:
-            got = f"{_check.name_of(part.dtype)} of shape {tuple(part.shape)} on {part.device}"
-            raise ValueError(
-                f"[{op}] {name}.{field} must be {_check.name_of(dtype)} of shape ({expected},) on "
-                f"{x.device}, got {got}"
-            )
+    for part in ("low", "high"):
+        _check.like(op, f"{name}.{part}", getattr(cuts, part), (expected,), compute, x)
+        _check.like(op, f"{name}.{part}_index", getattr(cuts, f"{part}_index"), (expected,), torch.int64, x)
+    if cuts.column_norm is not None:
+        _check.column_norm(op, f"{name}.column_norm", cuts.column_norm, x)
 
 
 def pack(masks: Sequence[Ready | None]) -> Packed:

@@ -141,10 +141,13 @@ def magnitude_threshold(
                 f"[{op}] base must have one tensor for each of x ({len(models)}), got {len(bases)}"
             )
         pairs = [_pair(op, f"[{i}]", *pair) for i, pair in enumerate(zip(models, bases, strict=True))]
+        kinds = {_check.name_of(tensor.dtype) for tensor, _ in pairs}
+        if "float64" in kinds and len(kinds) > 1:
+            raise ValueError(f"[{op}] x must be all float64 or none, got {' and '.join(sorted(kinds))}")
         return model_threshold(lambda: iter(pairs), keep=keep, drop_large=drop_large)
     tensor, origin = _pair(op, "", x, base)
     if column_norm is not None:
-        column_norm = _norms(op, column_norm, tensor)
+        column_norm = _check.column_norm(op, "column_norm", column_norm, tensor)
     low, low_index, high, high_index = _cuts(tensor, origin, column_norm, keep, drop_large, group, chosen)
     return MagnitudeThreshold(low, low_index, high, high_index, group, column_norm)
 
@@ -159,12 +162,3 @@ def _pair(op: str, place: str, x: object, base: object) -> tuple[torch.Tensor, t
     _check.alike(op, f"base{place}", base, f"x{place}", x)
     _check.dtype_of(op, f"base{place}", base, x.dtype)
     return without_grad(x), without_grad(base)
-
-
-def _norms(op: str, column_norm: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    _check.floating(op, "column_norm", column_norm)
-    n = x.shape[-1] if x.dim() else 1
-    if column_norm.shape != (n,) or column_norm.device != x.device:
-        got = f"shape {tuple(column_norm.shape)} on {column_norm.device}"
-        raise ValueError(f"[{op}] column_norm must have shape ({n},) on {x.device}, got {got}")
-    return without_grad(column_norm).to(_check.compute_dtype(x.dtype)).contiguous()

@@ -140,6 +140,7 @@ def merge_into(
     factors = [_check.number(op, f"weights[{i}]", w) for i, w in enumerate(weights)]
     lam = _check.number(op, "lam", lam)
     _check.choice(op, "elect", elect, ELECTIONS)
+    normalize = _check.flag(op, "normalize", normalize)
     start = _check.index(op, "start", start)
     if normalize and elect == "sum":
         whole = math.fsum(factors)
@@ -151,8 +152,7 @@ def merge_into(
     if out is not None:
         _check.out(op, out, first, dtype)
     found = _masks.each(op, masks, models, base, start, chosen)
-    mask_lists = _masks.pack(found)
-    args = (base, models, *mask_lists, factors, elect, lam, bool(normalize), start, dtype, chosen)
+    args = (base, models, *_masks.pack(found), factors, elect, lam, normalize, start, dtype, chosen)
     if out is None:
         return _new(*args)
     _into(*args, out)

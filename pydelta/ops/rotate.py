@@ -85,8 +85,7 @@ def rotate(
     _check.has_dimension("rotate", "x", x)
     block = _check.block("rotate", block, int(x.shape[-1]))
     key = _check.key("rotate", "key", key)
-    if not isinstance(inverse, bool):
-        raise TypeError(f"[rotate] inverse must be a bool, got {type(inverse).__name__}")
+    _check.flag("rotate", "inverse", inverse)
     args = (x, to_int64(key.seed), to_int64(key.stream), block, inverse, _check.backend("rotate", backend))
     if out is None:
         return _new(*args)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from pydelta._check import compute_dtype
@@ -20,7 +22,8 @@ def magnitude(
 
 def groups(x: torch.Tensor, group: str) -> torch.Tensor:
     """(groups, size): the whole tensor as one, or its rows along the last dimension."""
-    return x.reshape(-1, x.shape[-1]) if group == "row" and x.dim() else x.reshape(1, -1)
+    rows = math.prod(x.shape[:-1]) if group == "row" else 1
+    return x.reshape(rows, x.numel() // rows if rows else x.shape[-1])
 
 
 def magnitude_threshold(
