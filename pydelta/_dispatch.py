@@ -7,6 +7,7 @@ Triton.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
@@ -19,7 +20,6 @@ import torch
 
 from pydelta import _check
 from pydelta._environment import interpreted
-from pydelta.masks import MagnitudeThreshold
 
 Kernel = Callable[..., None]
 
@@ -138,11 +138,17 @@ def _takes(backend: str, device: str, dtype: torch.dtype) -> bool:
 
 def _writing(reference: Callable[..., Any]) -> Kernel:
     def into(*args: Any, out: Any, **options: Any) -> None:
-        found = reference(*args, **options)
-        if isinstance(found, MagnitudeThreshold):
-            for name in ("low", "low_index", "high", "high_index"):
-                getattr(out, name).copy_(getattr(found, name))
-        else:
-            out.copy_(found)
+        _copy(out, reference(*args, **options))
 
     return into
+
+
+def _copy(out: Any, found: Any) -> None:
+    """A result into its place: a tensor, or the tensors of a dataclass."""
+    if isinstance(found, torch.Tensor):
+        out.copy_(found)
+        return
+    for field in dataclasses.fields(found):
+        value = getattr(found, field.name)
+        if isinstance(value, torch.Tensor):
+            getattr(out, field.name).copy_(value)

@@ -4,16 +4,19 @@ from pydelta.ops.hadamard import hadamard
 from pydelta.ops.magnitude_threshold import magnitude_threshold
 from pydelta.ops.mask_rescale import mask_rescale
 from pydelta.ops.merge_into import merge_into
+from pydelta.ops.quantize import dequantize, quantize
 from pydelta.ops.retrieve import retrieve
 from pydelta.ops.rotate import rotate
 from pydelta.ops.sign_flip import sign_flip
 from pydelta.ops.superpose import superpose
 
 __all__ = [
+    "dequantize",
     "hadamard",
     "magnitude_threshold",
     "mask_rescale",
     "merge_into",
+    "quantize",
     "retrieve",
     "rotate",
     "sign_flip",

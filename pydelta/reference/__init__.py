@@ -8,16 +8,19 @@ from pydelta.reference.hadamard import hadamard
 from pydelta.reference.magnitude_threshold import magnitude_threshold
 from pydelta.reference.mask_rescale import mask_rescale
 from pydelta.reference.merge_into import merge_into
+from pydelta.reference.quantize import dequantize, quantize
 from pydelta.reference.retrieve import retrieve
 from pydelta.reference.rotate import rotate
 from pydelta.reference.sign_flip import sign_flip
 from pydelta.reference.superpose import superpose
 
 __all__ = [
+    "dequantize",
     "hadamard",
     "magnitude_threshold",
     "mask_rescale",
     "merge_into",
+    "quantize",
     "retrieve",
     "rotate",
     "sign_flip",
