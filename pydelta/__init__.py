@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from pydelta.ops.magnitude_threshold import magnitude_threshold as magnitude_threshold
     from pydelta.ops.mask_rescale import mask_rescale as mask_rescale
     from pydelta.ops.merge_into import merge_into as merge_into
+    from pydelta.ops.quantize import dequantize as dequantize
+    from pydelta.ops.quantize import quantize as quantize
     from pydelta.ops.retrieve import retrieve as retrieve
     from pydelta.ops.rotate import rotate as rotate
     from pydelta.ops.sign_flip import sign_flip as sign_flip
     from pydelta.ops.superpose import superpose as superpose
+    from pydelta.quantized import Quantized as Quantized
     from pydelta.random import Key as Key
     from pydelta.random import key as key
     from pydelta.superposition import Superposition as Superposition
@@ -40,17 +43,20 @@ _HOME = {
     "Key": "pydelta.random",
     "MagnitudeMask": "pydelta.masks",
     "MagnitudeThreshold": "pydelta.masks",
+    "Quantized": "pydelta.quantized",
     "RandomMask": "pydelta.masks",
     "Superposition": "pydelta.superposition",
     "WandaMask": "pydelta.masks",
     "backends": "pydelta._dispatch",
     "compat": "pydelta.compat",
+    "dequantize": "pydelta.ops",
     "hadamard": "pydelta.ops",
     "key": "pydelta.random",
     "load_checkpoint": "pydelta.checkpoint",
     "magnitude_threshold": "pydelta.ops",
     "mask_rescale": "pydelta.ops",
     "merge_into": "pydelta.ops",
+    "quantize": "pydelta.ops",
     "retrieve": "pydelta.ops",
     "rotate": "pydelta.ops",
     "save_checkpoint": "pydelta.checkpoint",

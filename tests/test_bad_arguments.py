@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import bad_merges
+import bad_quantize
 import pytest
 import torch
 from tensors import KEY, TRANSFORMING, poisoned
@@ -23,6 +24,7 @@ ARGUMENTS = {
     "superpose": {"base": X, "tuned": [X, X], "keys": [KEY, KEY]},
     "retrieve": {"base": X, "superposed": X, "key": KEY},
     **bad_merges.ARGUMENTS,
+    **bad_quantize.ARGUMENTS,
 }
 
 
@@ -35,6 +37,7 @@ def rows():
     yield from superpose_rows()
     yield from retrieve_rows()
     yield from bad_merges.rows()
+    yield from bad_quantize.rows()
     for op in TRANSFORMING:
         names = "cpu, cuda, reference, triton"
         yield op, {"backend": "fast"}, ValueError, f"backend must be one of {names}, got 'fast'"
