@@ -66,6 +66,16 @@ def over_hadamard(r: Result) -> float | None:
     return r["seconds"] / r["peers"]["hadamard"] if large else None
 
 
+def over_reading(r: Result) -> float | None:
+    large = r["op"] == "magnitude_threshold" and r["dtype"] == "bf16" and r["size"] >= 128 * MIB
+    return r["seconds"] / r["peers"]["read once"] if large and r["transform"] == "x" else None
+
+
+def peft(kind: str) -> Figure:
+    faster = ratio("merge_into with counting", "peft")
+    return lambda r: faster(r) if r.get("transform") == kind else None
+
+
 TARGETS = (
     Target("hadamard fp32, of the copy", 0.7, fraction("hadamard", "fp32")),
     Target("hadamard bf16, of the copy", 0.6, fraction("hadamard", "bf16")),
@@ -78,6 +88,13 @@ TARGETS = (
     Target("superpose of 8 by signs, of the copy", 0.7, fraction("superpose", transform="sign")),
     Target("superpose of 8 by Hadamard, of the copy", 0.7, fraction("superpose", transform="hadamard")),
     Target("superpose of 8, times faster than torch", 10.0, ratio("superpose", "torch", 128 * MIB)),
+    Target("merge_into without masks, of the copy", 0.8, fraction("merge_into", transform="none")),
+    Target("merge_into by magnitudes, of the copy", 0.7, fraction("merge_into", transform="magnitude")),
+    Target("merge_into by random masks, of the copy", 0.45, fraction("merge_into", transform="random")),
+    Target("merge_into by ties, times faster than peft", 25.0, peft("ties")),
+    Target("merge_into by magnitudes, times faster than peft", 25.0, peft("magnitude")),
+    Target("merge_into by random masks, times faster than peft", 10.0, peft("random")),
+    Target("magnitude_threshold bf16, time over reading once", 1.6, over_reading, at_least=False),
     Target("a call on 64 KiB, microseconds", 25.0, figure("call", "seconds", 1e-6), at_least=False),
     Target("compress, time over plain copies", 1.5, figure("compress", "over_copy"), at_least=False),
     Target("compress, peak memory over its bound", 1.0, figure("compress", "over_memory"), at_least=False),
