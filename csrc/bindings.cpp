@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 namespace py = pybind11;
 using pydelta_cpu::Axis;
 using pydelta_cpu::Kernels;
+using pydelta_cpu::Mask;
 
 namespace pydelta_baseline {
 const Kernels& kernels();
@@ -81,6 +83,15 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+constexpr size_t kTables = sizeof(Mask::tables) / sizeof(*Mask::tables);
+
+Mask mask_of(int kind, uint64_t seed, uint64_t stream, uint64_t below, double factor,
+             const uintptr_t* tables) {
+  Mask mask{kind, seed, stream, below, factor, {}};
+  for (size_t i = 0; i < kTables; ++i) mask.tables[i] = pointer(tables[i]);
+  return mask;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -136,6 +147,49 @@ PYBIND11_MODULE(_cpu, m) {
         const Axis axis{outer, n, inner};
         chosen->kernels().retrieve(pointer(base), pointer(superposed), pointer(out), dtype, superposed_dtype,
                                    out_dtype, axis, seed, stream, lam, transform, threads);
+      },
+      unlocked);
+  m.def(
+      "merge_into",
+      [](uintptr_t base, const std::vector<uintptr_t>& tuned, uintptr_t out, int dtype, int out_dtype,
+         int64_t numel, int64_t n, int64_t start, const std::vector<int>& kinds,
+         const std::vector<uint64_t>& seeds, const std::vector<uint64_t>& streams,
+         const std::vector<uint64_t>& below, const std::vector<double>& factors,
+         const std::vector<uintptr_t>& tables, const std::vector<double>& weights, int election, double lam,
+         bool normalize, int threads) {
+        std::vector<const void*> models;
+        std::vector<Mask> masks;
+        for (size_t k = 0; k < tuned.size(); ++k) {
+          tables.at(k * kTables + kTables - 1);
+          models.push_back(pointer(tuned[k]));
+          masks.push_back(mask_of(kinds.at(k), seeds.at(k), streams.at(k), below.at(k), factors.at(k),
+                                  &tables[k * kTables]));
+        }
+        chosen->kernels().merge_into(
+            {pointer(base), pointer(base), models.data(), masks.data(), weights.data(), int(models.size()),
+             pointer(out), dtype, out_dtype, numel, n, start, election, lam, normalize},
+            threads);
+      },
+      unlocked);
+  m.def(
+      "mask_rescale",
+      [](uintptr_t delta, uintptr_t base, uintptr_t out, int dtype, int64_t numel, int64_t n, int kind,
+         uint64_t seed, uint64_t stream, uint64_t below, double factor,
+         const std::array<uintptr_t, kTables>& tables, int threads) {
+        const Mask mask = mask_of(kind, seed, stream, below, factor, tables.data());
+        chosen->kernels().mask_rescale(pointer(delta), pointer(base), pointer(out), dtype, numel, n, mask,
+                                       threads);
+      },
+      unlocked);
+  m.def(
+      "magnitude_threshold",
+      [](uintptr_t x, uintptr_t base, uintptr_t column_norm, int dtype, int64_t groups, int64_t size,
+         int64_t low_rank, int64_t high_rank, uintptr_t low, uintptr_t low_index, uintptr_t high,
+         uintptr_t high_index, int threads) {
+        chosen->kernels().magnitude_threshold(
+            {pointer(x), pointer(base), pointer(column_norm), dtype, groups, size, low_rank, high_rank,
+             pointer(low), pointer<int64_t>(low_index), pointer(high), pointer<int64_t>(high_index)},
+            threads);
       },
       unlocked);
 }

@@ -2,8 +2,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "cuda/ops.h"
@@ -13,12 +15,24 @@ using namespace PYDELTA_NAMESPACE;
 
 namespace {
 
+constexpr size_t kTables = std::extent<decltype(Mask::tables)>::value;
+
 void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
 Dtype dtype_of(const std::string& op, int code) {
   if (code >= int(Dtype::f32) && code <= int(Dtype::f16)) return Dtype(code);
   throw std::invalid_argument("[" + op + "] dtype must be float32, bfloat16 or float16 on cuda, got code " +
                               std::to_string(code));
+}
+
+// Random masks that keep all become none, so that a word is enough to compare draws with.
+Mask mask_of(int kind, uint64_t seed, uint64_t key_stream, int64_t below, double factor,
+             const uintptr_t* tables) {
+  const bool all = MaskKind(kind) == MaskKind::random && below > int64_t(UINT32_MAX);
+  Mask mask{all ? MaskKind::none : MaskKind(kind), float(factor), {seed, key_stream}, uint32_t(below), {}};
+  if (mask.kind == MaskKind::none && !all) mask.factor = 1;
+  for (size_t i = 0; i < kTables; ++i) mask.tables[i] = pointer(tables[i]);
+  return mask;
 }
 
 void check_block(const std::string& op, int64_t block) {
@@ -82,6 +96,49 @@ PYBIND11_MODULE(_cuda, m) {
         retrieve(pointer(base), pointer(superposed), pointer(out), dtype_of("retrieve", dtype),
                  dtype_of("retrieve", superposed_dtype), dtype_of("retrieve", out_dtype), {outer, n, inner},
                  {seed, key_stream}, float(lam), Transform(transform), stream);
+      },
+      unlocked);
+  m.def(
+      "merge_into",
+      [](uintptr_t base, const std::vector<uintptr_t>& tuned, uintptr_t out, int dtype, int out_dtype,
+         int64_t numel, int64_t n, int64_t start, const std::vector<int>& kinds,
+         const std::vector<uint64_t>& seeds, const std::vector<uint64_t>& streams,
+         const std::vector<int64_t>& below, const std::vector<double>& factors,
+         const std::vector<uintptr_t>& tables, const std::vector<double>& weights, int elect, double lam,
+         bool normalize, Stream stream) {
+        std::vector<MaskedModel> models;
+        for (size_t k = 0; k < tuned.size(); ++k) {
+          tables.at(k * kTables + kTables - 1);
+          const Mask mask = mask_of(kinds.at(k), seeds.at(k), streams.at(k), below.at(k), factors.at(k),
+                                    &tables[k * kTables]);
+          models.push_back({pointer(tuned[k]), mask, float(weights.at(k))});
+        }
+        merge_into(pointer(base), models, pointer(out), dtype_of("merge_into", dtype),
+                   dtype_of("merge_into", out_dtype), numel, n, start,
+                   {Election(elect), float(lam), normalize}, stream);
+      },
+      unlocked);
+  m.def(
+      "mask_rescale",
+      [](uintptr_t delta, uintptr_t base, uintptr_t out, int dtype, int64_t numel, int64_t n, int kind,
+         uint64_t seed, uint64_t key_stream, int64_t below, double factor,
+         const std::array<uintptr_t, kTables>& tables, Stream stream) {
+        const Mask mask = mask_of(kind, seed, key_stream, below, factor, tables.data());
+        mask_rescale(pointer(delta), pointer(base), pointer(out), dtype_of("mask_rescale", dtype), numel, n,
+                     mask, stream);
+      },
+      unlocked);
+  m.def(
+      "magnitude_threshold",
+      [](uintptr_t x, uintptr_t base, uintptr_t column_norm, int dtype, int64_t groups, int64_t size,
+         int64_t low_rank, int64_t high_rank, uintptr_t low, uintptr_t low_index, uintptr_t high,
+         uintptr_t high_index, Stream stream) {
+        const auto cuts = [](uintptr_t magnitude, uintptr_t index) {
+          return Cuts{static_cast<float*>(pointer(magnitude)), static_cast<int64_t*>(pointer(index))};
+        };
+        magnitude_threshold(pointer(x), pointer(base), static_cast<const float*>(pointer(column_norm)),
+                            dtype_of("magnitude_threshold", dtype), {groups, size}, low_rank, high_rank,
+                            cuts(low, low_index), cuts(high, high_index), stream);
       },
       unlocked);
 }

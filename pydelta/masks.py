@@ -205,3 +205,13 @@ def della_tables(keep: float, epsilon: float, n: int) -> tuple[torch.Tensor, tor
     probability = (keep + (0.5 - rank / max(n, 1)) * epsilon).clamp(0, 1)
     factor = torch.where(probability > 0, 1 / probability, 0.0)
     return (probability * 2**32).floor().to(torch.int64), factor
+
+
+def ranks_in_rows(x: torch.Tensor, base: torch.Tensor | None) -> torch.Tensor:
+    """The rank of every |x - base| in its row, 0 for the largest: (numel,) int32."""
+    value = x.to(_check.compute_dtype(x.dtype))
+    if base is not None:
+        value = value - base.to(value.dtype)
+    order = torch.atleast_1d(value.abs()).argsort(dim=-1, descending=True, stable=True)
+    places = torch.arange(order.shape[-1], dtype=torch.int32, device=x.device).expand_as(order)
+    return torch.empty_like(order, dtype=torch.int32).scatter_(-1, order, places).view(-1)

@@ -12,6 +12,7 @@ import torch
 
 SOURCES = Path(__file__).parents[1] / "csrc" / "cuda"
 KERNELS = ("hadamard", "sign_flip", "superpose", "retrieve")  # rotate runs hadamard's
+OTHERS = ("merge_into", "magnitude_threshold")  # mask_rescale runs merge_into's
 ARCHITECTURES = ("80", "90")
 # Flags as in setup.py; PTX is kept beside the machine code.
 FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-cubin", "-Xptxas=-v", "--keep")
@@ -21,6 +22,8 @@ REGISTERS = {
     "Retrieve": {16: 80, 32: 80, 64: 128},
     "Superpose": {16: 128, 32: 128, 64: 128},
 }
+# The same for merge_into, by whether there is an election.
+MERGE_REGISTERS = {"0": 64, "1": 80}
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +43,21 @@ def compiled(tmp_path_factory):
         assert done.returncode == 0, done.stderr
         return done.stderr, (folder / f"{op}.ptx").read_text()
 
-    jobs = [(architecture, op) for op in reversed(KERNELS) for architecture in ARCHITECTURES]
+    jobs = [(architecture, op) for op in (*reversed(KERNELS), *OTHERS) for architecture in ARCHITECTURES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(jobs, pool.map(compile_one, jobs), strict=True))
 
 
-@pytest.mark.parametrize("op", KERNELS)
+def most_registers(name):
+    """What a kernel's mangled name allows it."""
+    if plan := re.search(r"PlanILi(\d+)ELi(\d+)E", name):
+        return REGISTERS[re.search("Map|Retrieve|Superpose", name)[0]][int(plan[1]) * int(plan[2])]
+    if merge := re.search(r"5mergeI.*Lb[01]ELb([01])E", name):
+        return MERGE_REGISTERS[merge[1]]
+    return 64
+
+
+@pytest.mark.parametrize("op", [*KERNELS, *OTHERS])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_no_kernel_spills_or_takes_too_many_registers(compiled, architecture, op):
     report, _ = compiled[architecture, op]
@@ -53,13 +65,9 @@ def test_no_kernel_spills_or_takes_too_many_registers(compiled, architecture, op
     assert entries
     for entry in entries:
         name = re.search(r"'(\w+)'", entry)[1]
-        policy = re.search("Map|Retrieve|Superpose", name)[0]
-        vector, vectors = re.search(r"PlanILi(\d+)ELi(\d+)E", name).groups()
         spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", entry)
         assert spills == ["0", "0"], name
-        assert (
-            int(re.search(r"Used (\d+) registers", entry)[1]) <= REGISTERS[policy][int(vector) * int(vectors)]
-        ), name
+        assert int(re.search(r"Used (\d+) registers", entry)[1]) <= most_registers(name), name
 
 
 @pytest.mark.parametrize("op", KERNELS)
@@ -71,6 +79,27 @@ def test_arithmetic_is_rounded_step_by_step_and_keeps_denormals(compiled, op):
         for kernel in ptx.split(".entry")[1:]:
             blocks = re.search(r"PlanILi\d+ELi\d+ELi\d+ELb([01])E", kernel)[1] == "1"
             assert ("fma.rn.f32" in kernel) == blocks
+
+
+@pytest.mark.parametrize("op", OTHERS)
+def test_nothing_is_fused_or_flushed_in_masks_and_elections(compiled, op):
+    for architecture in ARCHITECTURES:
+        _, ptx = compiled[architecture, op]
+        assert ".ftz" not in ptx
+        assert "fma." not in ptx
+        assert ("div.rn.f32" in ptx) == (op == "merge_into")
+
+
+def test_merges_and_counts_read_whole_vectors(compiled):
+    for op, names in (
+        ("merge_into", "5merge"),
+        ("magnitude_threshold", "count_level|count_ties|select_group"),
+    ):
+        kernels = [
+            kernel for kernel in compiled["90", op][1].split(".entry")[1:] if re.search(names, kernel[:200])
+        ]
+        assert len(kernels) == (15 if op == "merge_into" else 9)
+        assert all(re.search(r"ld\.global\.v4\.(u32|b32)", kernel) for kernel in kernels)
 
 
 @pytest.mark.parametrize("op", KERNELS)
@@ -101,6 +130,10 @@ def test_empty_tensors_launch_nothing(extension):
     extension.rotate(0, 0, 2, 0, 64, 64, False, 1, 2, 0)
     extension.superpose(0, [0] * 33, 0, 0, 0, 0, 8, 1, [1] * 33, [2] * 33, [1.0] * 33, 2, 0)
     extension.retrieve(0, 0, 0, 0, 0, 0, 4, 8, 0, 1, 2, 1.0, 2, 0)
+    masks = [1] * 33, [2] * 33, [3] * 33, [1 << 32] * 33, [2.0] * 33, [0] * 165
+    extension.merge_into(0, [0] * 33, 0, 1, 0, 0, 8, 5, *masks, [1.0] * 33, 1, 1.0, True, 0)
+    extension.mask_rescale(0, 0, 0, 2, 0, 0, 4, 0, 0, 0, 1.0, [0] * 5, 0)
+    extension.magnitude_threshold(0, 0, 0, 0, 0, 8, 4, 2, 0, 0, 0, 0, 0)
 
 
 def test_blocks_that_no_thread_block_holds_are_refused(extension):

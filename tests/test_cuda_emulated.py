@@ -19,6 +19,7 @@ import pytest
 import torch
 from tensors import (
     HALVES,
+    KEYS,
     OPS,
     SINGLES,
     TRANSFORMS,
@@ -26,6 +27,7 @@ from tensors import (
     assert_same_bits,
     call,
     expected,
+    integers,
     laid_out,
     normal,
     operands,
@@ -33,7 +35,8 @@ from tensors import (
     raises,
 )
 
-from pydelta import native
+from pydelta import native, reference
+from pydelta.masks import DellaMask, MagnitudeThreshold, RandomMask
 
 TESTS = Path(__file__).parent
 CSRC, EMULATOR = TESTS.parent / "csrc", TESTS / "emulator"
@@ -81,7 +84,9 @@ def kernels(tmp_path_factory):
     spec = importlib.util.spec_from_file_location("_cuda", library)
     extension = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(extension)
-    return SimpleNamespace(**{op: partial(getattr(native, op), extension) for op in OPS})
+    return SimpleNamespace(
+        **{op: partial(getattr(native, op), extension) for op in (*OPS, "magnitude_threshold")}
+    )
 
 
 def check(kernels, op, tensors, *, layout="contiguous", **options):
@@ -101,6 +106,13 @@ def options_of(op, transform="hadamard", dim=1, block=1, models=3, **options):
         return {"block": block, "inverse": False}
     if op == "sign_flip":
         return {"dim": dim}
+    if op == "mask_rescale":
+        return {}
+    if op == "merge_into":
+        return {"weights": [0.7, -0.2, 1.0][:models], "elect": "ties", "lam": 0.7, "normalize": True} | {
+            "start": 0,
+            "out_dtype": options.get("out_dtype", torch.float32),
+        }
     options = {"transform": transform, "dim": dim, "out_dtype": torch.float32} | options
     if op == "superpose":
         return options | {"weights": [1.0 if k % 3 == 1 else 0.1 - 0.3 * k for k in range(models)]}
@@ -225,3 +237,142 @@ def test_a_device_with_too_little_shared_memory_is_refused(kernels, monkeypatch)
     with raises(RuntimeError, f"[superpose] {message}"):
         call("superpose", tensors, of=kernels, out=out, **options_of("superpose"))
     check(kernels, "rotate", tensors[:1], block=32768, inverse=False)
+
+
+def some_mask(k, x, base):
+    """Masks of one kind after the other."""
+    cut = partial(reference.magnitude_threshold, x, base=base, keep=0.6, drop_large=0.1)
+    kinds = [
+        lambda: RandomMask(0.3, KEYS[k]),
+        lambda: DellaMask(0.5, 0.6, KEYS[k]),
+        lambda: cut(),
+        lambda: None,
+        lambda: cut(group="row"),
+        lambda: cut(group="row", column_norm=torch.arange(x.shape[-1]) % 5 / 2),
+        lambda: RandomMask(1.0, KEYS[k], rescale=1.25),
+    ]
+    return kinds[k % len(kinds)]()
+
+
+def some_masks(tuned, base):
+    return [some_mask(k, x, base) for k, x in enumerate(tuned)]
+
+
+def check_merge(kernels, base, tuned, *, layout="contiguous", **options):
+    options = {
+        "weights": [1.0 if k % 3 == 1 else 0.1 - 0.3 * k for k in range(len(tuned))],
+        "masks": some_masks(tuned, base),
+        "elect": "sum",
+        "lam": 0.7,
+        "normalize": False,
+        "start": 0,
+        "out_dtype": tuned[0].dtype,
+    } | options
+    truth = reference.merge_into(base, tuned, **options)
+    out = poisoned(*truth.shape, dtype=truth.dtype, layout=layout)
+    origin = None if base is None else laid_out(base, layout)
+    kernels.merge_into(origin, [laid_out(x, layout) for x in tuned], out=out, **options)
+    assert_same_bits(out, truth)
+    assert_nothing_beside(out)
+
+
+ELECTIONS = [("sum", False), ("ties", False), ("ties", True), ("ties_unweighted", True)]
+
+
+@pytest.mark.parametrize(("elect", "normalize"), ELECTIONS)
+@pytest.mark.parametrize("dtype", SINGLES)
+@pytest.mark.parametrize("with_base", [True, False])
+def test_merges(kernels, dtype, elect, normalize, with_base):
+    for models, shape in [(1, (7,)), (2, (5, 3)), (7, (6, 40)), (7, (3, 1)), (7, (9, 257)), (33, (3, 40))]:
+        base = normal(*shape, dtype=dtype) if with_base else None
+        tuned = [normal(*shape, dtype=dtype, seed=k + 1) for k in range(models)]
+        options = {"elect": elect, "normalize": normalize}
+        for out_dtype in SINGLES:
+            check_merge(kernels, base, tuned, out_dtype=out_dtype, **options)
+        check_merge(kernels, base, tuned, masks=[None] * models, **options)
+        check_merge(kernels, base, tuned, layout="unaligned", **options)
+
+
+@pytest.mark.parametrize("start", [1, 2, 3, 4, 2**40 + 6])
+@pytest.mark.parametrize("dtype", SINGLES)
+def test_merges_of_parts_count_from_where_they_start(kernels, dtype, start):
+    base, *tuned = [integers(4, 33, dtype=dtype, low=-2, high=2, seed=k) for k in range(3)]
+    cuts = reference.magnitude_threshold(tuned[1], base=base, keep=0.5, drop_large=0.2)
+    there = MagnitudeThreshold(cuts.low, cuts.low_index + start, cuts.high, cuts.high_index + start)
+    check_merge(kernels, base, tuned, masks=[RandomMask(0.4, KEYS[0]), there], start=start)
+
+
+@pytest.mark.parametrize("dtype", SINGLES)
+def test_elections_of_equal_values_and_no_values(kernels, dtype):
+    """Sums of zero, terms of zero, infinities that cancel, NaN, subnormals, divisors that are too small."""
+    base = torch.zeros(4, 66, dtype=dtype)
+    tuned = [integers(4, 66, dtype=dtype, low=-1, high=1, seed=k) for k in range(3)]
+    tuned[0][0, ::3], tuned[1][0, ::3] = float("inf"), float("-inf")
+    tuned[2][1, ::5], tuned[2][2] = float("nan"), torch.finfo(dtype).tiny / 4
+    for weights in ([1.0, 1.0, 1.0], [1e-9, 0.0, 1.0], [-1.0, 2.0, 1e-8]):
+        for elect, normalize in ELECTIONS:
+            for masks in ([None] * 3, some_masks(tuned, base)):
+                options = {"elect": elect, "normalize": normalize, "masks": masks}
+                check_merge(kernels, base, tuned, weights=weights, **options)
+
+
+@pytest.mark.parametrize("dtype", SINGLES)
+@pytest.mark.parametrize("shape", [(1,), (5, 3), (6, 40), (2, 4099)])
+def test_masked_deltas(kernels, dtype, shape):
+    delta, base = normal(*shape, dtype=dtype), normal(*shape, dtype=dtype, seed=1)
+    for origin in (None, base):
+        for mask in some_masks([delta] * 7, origin):
+            if mask is not None:
+                out = poisoned(*shape, dtype=dtype)
+                kernels.mask_rescale(delta, mask, base=origin, out=out)
+                assert_same_bits(out, reference.mask_rescale(delta, mask, base=origin))
+
+
+def values(kind, *shape, dtype):
+    """Without equal magnitudes, with many, with nothing else, or with NaN and infinities."""
+    if kind == "few":
+        return integers(*shape, dtype=dtype, low=-3, high=3)
+    x = normal(*shape, dtype=dtype) * (kind != "zeros")
+    if kind == "nan":
+        x.view(-1)[::5] = float("nan")
+        x.view(-1)[1::7] = -float("inf")
+    return x
+
+
+@pytest.mark.parametrize("kind", ["normal", "few", "zeros", "nan"])
+@pytest.mark.parametrize("dtype", SINGLES)
+@pytest.mark.parametrize(
+    # Groups for one block each, groups that are cut up, none.
+    ("shape", "group"),
+    [
+        ((), "tensor"),
+        ((9, 33), "row"),
+        ((300, 17), "tensor"),
+        ((1, 33_001), "tensor"),
+        ((2, 32_776), "row"),
+        ((0, 4), "row"),
+        ((3, 0), "row"),
+    ],
+)
+def test_cuts(kernels, shape, group, dtype, kind):
+    x, base = values(kind, *shape, dtype=dtype), normal(*shape, dtype=dtype, seed=1)
+    norm = torch.arange(shape[-1]) % 5 / 2 if group == "row" else None
+    for options in (
+        {"keep": 0.3, "drop_large": 0.05, "base": None, "column_norm": None},
+        {"keep": 0.999, "drop_large": 0.0, "base": base, "column_norm": norm},
+        {"keep": 1.0, "drop_large": 1.0, "base": base, "column_norm": None},
+    ):
+        truth = reference.magnitude_threshold(x, group=group, **options)
+        out = MagnitudeThreshold(
+            *(torch.full_like(part, -5) for part in (truth.low, truth.low_index) * 2), group
+        )
+        kernels.magnitude_threshold(x, group=group, out=out, **options)
+        for field in ("low", "low_index", "high", "high_index"):
+            assert_same_bits(getattr(out, field), getattr(truth, field))
+
+
+def test_a_merge_of_nothing_launches_nothing(kernels):
+    for shape in ((0, 4), (3, 0), (0,)):
+        check_merge(
+            kernels, torch.ones(shape), [torch.ones(shape)] * 34, masks=[RandomMask(0.5, KEYS[0])] * 34
+        )

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,6 +23,7 @@ from unittest import mock
 import pytest
 import torch
 
+from pydelta.masks import DellaMask, MagnitudeThreshold, RandomMask
 from pydelta.random import Key
 
 CASES = [
@@ -42,6 +44,27 @@ CASES = [
     ("superpose", "sign", torch.float32, (200, 96), 0),
     ("superpose", "hadamard", torch.float32, (64, 256), -1),
     ("superpose", "hadamard", torch.bfloat16, (4, 4096), -1),
+]
+MASKED_CASES = [
+    # op, mask or group, dtype, shape, dim
+    ("merge_into", "none", torch.bfloat16, (64, 4096), -1),
+    ("merge_into", "none", torch.float32, (3, 100), -1),
+    ("merge_into", "random", torch.bfloat16, (64, 4096), -1),
+    ("merge_into", "tensor", torch.float32, (64, 4096), -1),
+    ("merge_into", "all", torch.float16, (64, 4096), -1),
+    ("mask_rescale", "row", torch.bfloat16, (64, 4096), -1),
+    ("mask_rescale", "della", torch.float32, (64, 4096), -1),
+    ("magnitude_threshold", "row", torch.bfloat16, (64, 4096), -1),
+    ("magnitude_threshold", "row", torch.float32, (8, 8192), -1),
+    ("magnitude_threshold", "tensor", torch.bfloat16, (64, 4096), -1),
+    ("magnitude_threshold", "tensor", torch.float32, (64, 4096), -1),
+]
+KERNELS = [
+    ("launch", "walk"),
+    ("superpose", "fill"),
+    ("masks", "fill_models"),
+    ("merge_into", "merge"),
+    *(("magnitude_threshold", name) for name in ("select_rows", "count_digits", "count_ties", "find_tie")),
 ]
 ARCHITECTURES = (80, 90)
 
@@ -67,16 +90,46 @@ def launches_of(
     op: str, transform: str, dtype: torch.dtype, shape: tuple[int, ...], dim: int
 ) -> list[Launch]:
     """What the op would launch, in full, for a tensor of this shape."""
-    kernels = importlib.import_module("pydelta.triton_kernels")
-    launch = importlib.import_module("pydelta.triton_kernels.launch")
-    superpose = importlib.import_module("pydelta.triton_kernels.superpose")
     launches: list[Launch] = []
-    with (
-        mock.patch.object(launch, "walk", Recorder(launch.walk, launches)),
-        mock.patch.object(superpose, "fill", Recorder(superpose.fill, launches)),
-    ):
-        call(kernels, op, transform, dtype, shape, dim)
+    with ExitStack() as stack:
+        for module, name in KERNELS:
+            home = importlib.import_module(f"pydelta.triton_kernels.{module}")
+            recorder = Recorder(getattr(home, name), launches)
+            stack.enter_context(mock.patch.object(home, name, recorder))
+        kernels = importlib.import_module("pydelta.triton_kernels")
+        if op in ("merge_into", "mask_rescale", "magnitude_threshold"):
+            call_masked(kernels, op, transform, dtype, shape)
+        else:
+            call(kernels, op, transform, dtype, shape, dim)
     return launches
+
+
+def masks_of(shape: tuple[int, ...]) -> dict[str, Any]:
+    key, rows, n = Key(7, 1 << 63), shape[0], shape[1]
+    cuts = [torch.ones(rows), torch.ones(rows, dtype=torch.int64)] * 2
+    return {
+        "none": None,
+        "random": RandomMask(0.5, key),
+        "della": DellaMask(0.5, 0.5, key),
+        "tensor": MagnitudeThreshold(*(cut[:1] for cut in cuts)),
+        "row": MagnitudeThreshold(*cuts, "row", torch.ones(n)),
+    }
+
+
+def call_masked(kernels: Any, op: str, what: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x, masks = torch.empty(shape, dtype=dtype), masks_of(shape)
+    if op == "mask_rescale":
+        kernels.mask_rescale(x, masks[what], base=x, out=x)
+    elif op == "merge_into":
+        some = [*masks.values()] if what == "all" else [masks[what]] * 2
+        elect = "ties" if what in ("tensor", "all") else "sum"
+        models = {"tuned": [x] * len(some), "masks": some, "weights": [0.5] * len(some)}
+        options = {"elect": elect, "normalize": elect != "sum", "lam": 0.5, "start": 0}
+        kernels.merge_into(x, **models, **options, out=x, out_dtype=dtype)
+    else:
+        base, norm = (x, torch.ones(shape[1])) if what == "row" else (None, None)
+        options = {"keep": 0.5, "drop_large": 0.1, "group": what, "base": base, "column_norm": norm}
+        kernels.magnitude_threshold(x, **options, out=masks[what])
 
 
 def call(kernels: Any, op: str, transform: str, dtype: torch.dtype, shape: tuple[int, ...], dim: int) -> None:
@@ -144,7 +197,7 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 def build(architecture: int) -> dict[str, Any]:
     report = {}
-    for case in CASES:
+    for case in [*CASES, *MASKED_CASES]:
         for launch in launches_of(*case):
             kernel = compiled(launch, architecture)
             ptx = kernel.asm["ptx"]
@@ -181,6 +234,24 @@ def test_compiles_without_spills_and_fusion(
     assert built["stack"] == 0, built
     assert built["fused"] == built["tensor_cores"] == 0, built
     assert built["wide_loads"] > 0, built
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("case", MASKED_CASES, ids=name_of)
+def test_masked_ops_compile_without_spills_and_fusion(
+    reports: dict[int, dict[str, Any]], case: tuple[Any, ...], architecture: int
+) -> None:
+    found = {name: built for name, built in reports[architecture].items() if name.startswith(name_of(case))}
+    names = {name.removeprefix(name_of(case) + "-") for name in found}
+    if case[0] != "magnitude_threshold":
+        assert names == {"fill_models", "merge"}
+    else:
+        assert names == ({"select_rows"} if case[1] == "row" else {"count_digits", "count_ties", "find_tie"})
+    for name, built in found.items():
+        # A scan takes a stack of one byte, rounded up, which nothing uses.
+        assert built["stack"] <= (8 if name.endswith("-find_tie") else 0), (name, built)
+        assert built["fused"] == built["tensor_cores"] == 0, (name, built)
+        assert built["wide_loads"] > 0 or "3x100" in name or name.endswith("-fill_models"), (name, built)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -40,12 +40,18 @@ constexpr int kLaneLog = kLanes<C> == 16  ? 4
                          : kLanes<C> == 4 ? 2
                                           : 1;
 
+// Keeps the compiler from turning every address that depends on i into a variable of the loop, in memory.
+PYDELTA_INLINE inline int64_t opaque(int64_t i) {
+  asm("" : "+r"(i));
+  return i;
+}
+
 // body(first) for every group of 2^radix registers, `stride` apart, that starts with `first`; neighbours
 // `side` apart.
 template <int radix, int side, class Body>
 PYDELTA_INLINE inline void for_groups(int64_t begin, int64_t end, int64_t stride, Body body) {
   for (int64_t outer = begin; outer < end; outer += stride << radix) {
-    for (int64_t first = outer; first < outer + stride; first += side) body(first);
+    for (int64_t first = outer; first < outer + stride; first += side) body(opaque(first));
   }
 }
 
@@ -106,15 +112,15 @@ template <class C>
 constexpr int kChunkLog = 8;
 
 // Transforms `vectors` registers: blocks of 2^log groups of 2^width registers, the groups being what is
-// combined. read.one(i) gives register i with its lanes' own stages done (side 1); by parity read.both(i)
-// gives registers i and i + 1, and read.half<0>(i), read.half<1>(i + 1) each of them (side 2). store(i, v)
-// takes the result; `tile` holds what is between.
+// combined. read.one<near>(i) gives register i with its lanes' own stages done (side 1; near: there is one
+// pass only); by parity read.both(i) gives registers i and i + 1, and read.half<0>(i), read.half<1>(i + 1)
+// each of them (side 2). store(i, v) takes the result; `tile` holds what is between.
 template <int side, class C, class Reader, class Store>
 PYDELTA_INLINE inline void fwht(int64_t vectors, int log, int width, C* tile, Reader read, Store store) {
   constexpr int kLast = kRadixLog - (side - 1);  // two neighbours at once: half as many registers each
   const int64_t stride = int64_t(1) << width;
   const auto source = [read](int64_t i) PYDELTA_INLINE {
-    if constexpr (side == 1) return read.one(i);
+    if constexpr (side == 1) return read.template one<true>(i);
     if constexpr (side == 2) return read.both(i);
   };
   if (log <= kLast) return fwht_pass<kLast, side, C>(log, vectors, stride, source, store);
@@ -129,7 +135,8 @@ PYDELTA_INLINE inline void fwht(int64_t vectors, int log, int width, C* tile, Re
   for (int64_t begin = 0; begin < vectors; begin += chunk) {
     for_groups<kRadixLog, side>(begin, begin + chunk, stride, [=](int64_t first) PYDELTA_INLINE {
       if constexpr (side == 1) {
-        combine<kRadixLog, C>(first, stride, [=](int64_t i) PYDELTA_INLINE { return read.one(i); }, put);
+        const auto one = [=](int64_t i) PYDELTA_INLINE { return read.template one<false>(i); };
+        combine<kRadixLog, C>(first, stride, one, put);
       } else {
         const auto even = [=](int64_t i) PYDELTA_INLINE { return read.template half<0>(i); };
         const auto odd = [=](int64_t i) PYDELTA_INLINE { return read.template half<1>(i); };

@@ -9,6 +9,46 @@ struct Axis {
   int64_t outer, n, inner;
 };
 
+// A mask: its kind is a code of csrc/core/mask.h, which also says what the tables are; null where absent.
+struct Mask {
+  int kind;
+  uint64_t seed, stream;
+  uint64_t below;
+  double factor;
+  const void* tables[5];
+};
+
+// onto + lam * sum_k weights[k] masks[k](tuned[k] - base); null stands for zeros. n: the length of the last
+// dimension, start: the index of the first element in the larger tensor.
+struct Merge {
+  const void* base;
+  const void* onto;
+  const void* const* tuned;
+  const Mask* masks;
+  const double* weights;
+  int models;
+  void* out;
+  int dtype, out_dtype;
+  int64_t numel, n, start;
+  int election;
+  double lam;
+  bool normalize;
+};
+
+// The cuts at two ranks of |x - base| * column_norm, in each of so many groups of `size` elements; values are
+// of the compute type.
+struct Threshold {
+  const void* x;
+  const void* base;
+  const void* column_norm;
+  int dtype;
+  int64_t groups, size, low_rank, high_rank;
+  void* low;
+  int64_t* low_index;
+  void* high;
+  int64_t* high_index;
+};
+
 // Pointers are to contiguous tensors, dtypes and transforms are the codes of csrc/core, keys are
 // (seed, stream). Results do not depend on `threads`.
 struct Kernels {
@@ -24,6 +64,10 @@ struct Kernels {
   void (*retrieve)(const void* base, const void* superposed, void* out, int dtype, int superposed_dtype,
                    int out_dtype, Axis axis, uint64_t seed, uint64_t stream, double lam, int transform,
                    int threads);
+  void (*merge_into)(const Merge& merge, int threads);
+  void (*mask_rescale)(const void* delta, const void* base, void* out, int dtype, int64_t numel, int64_t n,
+                       const Mask& mask, int threads);
+  void (*magnitude_threshold)(const Threshold& threshold, int threads);
 };
 
 }  // namespace pydelta_cpu

@@ -5,29 +5,32 @@
 
 namespace PYDELTA_NAMESPACE {
 
-constexpr int64_t kInnerBlock = kMaxTileBlock;
+// A block that the third-level cache holds is cut into small pieces, a larger one into few: across them
+// memory is walked in steps of a piece.
+constexpr int64_t kCachedBytes = int64_t(1) << 23;
+constexpr int64_t kSmallPiece = 16384, kLargePiece = kMaxTileBlock;
+static_assert(kSmallPiece <= kMaxTileBlock && kLargePiece <= kMaxTileBlock, "a piece is one tile");
 
-// Rounds what transform() gives into the output, scaled and signed. flat: signs go by the place in memory,
-// not on the tile's axis.
-template <class T, Order order, class TileType, bool flat, class C = compute_t<T>>
+// Rounds what transform() gives into the output, scaled and signed. flat: vectors are whole, and signs go by
+// the place in memory, not on the tile's axis.
+template <class T, Order order, class TileType, class View, bool flat, class C = compute_t<T>>
 struct UnarySink {
   T* out;
   TileType tile;
-  C scale;
-  SignView signs;
+  Vec<C> scale;
+  View signs;
   bool around;
-  PYDELTA_INLINE uint32_t minus(Spot spot) const {
+  PYDELTA_INLINE auto minus(Spot spot) const {
     return flat ? signs.from(spot.offset) : TileType::minus(signs, spot);
   }
+  PYDELTA_INLINE int64_t left(Spot spot) const { return flat ? 2 * kLanes<C> : spot.left; }
   PYDELTA_INLINE void operator()(int64_t i, Vec<C> v) const {
     const Spot spot = tile.spot(i);
-    store_upto(out + spot.offset, flip<C>(v * broadcast(scale), minus(spot)), spot.left, around);
+    store_upto(out + spot.offset, flip<C>(v * scale, minus(spot)), left(spot), around);
   }
   PYDELTA_INLINE void operator()(int64_t i, Pair<C> v) const {
     const Spot spot = tile.spot(i);
-    const Vec<C> factor = broadcast(scale);
-    const Pair<C> y = flip<C>(Pair<C>{v.a * factor, v.b * factor}, minus(spot));
-    store2_upto<order>(out + spot.offset, y, spot.left, around);
+    store2_upto<order>(out + spot.offset, Pair<C>{v.a * scale, v.b * scale}, left(spot), around, minus(spot));
   }
 };
 
@@ -65,27 +68,31 @@ struct Workspace {
   ~Workspace() { std::free(data); }
 };
 
-template <class T>
-void unary_large(const T* x, T* out, Axis axis, int64_t block, const Signs& inner, const Signs& outer,
-                 compute_t<T> scale, int threads) {
+template <class T, class View>
+void unary_large(const T* x, T* out, Axis axis, int64_t block, View inner, View outer, compute_t<T> scale,
+                 int threads) {
   using C = compute_t<T>;
   constexpr Order order = order_of<T>;
-  const int64_t pieces = block / kInnerBlock, total = axis.outer * axis.n, bytes = sizeof(T) + sizeof(C);
+  const bool cached = block * int64_t(sizeof(C)) <= kCachedBytes;
+  const int64_t piece = cached ? kSmallPiece : kLargePiece, pieces = block / piece;
+  const int64_t total = axis.outer * axis.n, bytes = sizeof(T) + sizeof(C);
   const Workspace<C> space(sizeof(T) == sizeof(C) ? 0 : block);
   for (int64_t start = 0; start < total; start += block) {
     C* const data = space.data ? space.data : reinterpret_cast<C*>(out + start);
-    const SignView before = inner.view().skip(start % axis.n), after = outer.view().skip(start % axis.n);
-    for_rows<C, Layout::rows>(1, block, kInnerBlock, block, bytes, threads, [=](auto tile) {
+    const View before = inner.skip(start % axis.n), after = outer.skip(start % axis.n);
+    for_rows<C, Layout::rows>(1, block, piece, block, bytes, threads, [=](auto tile) {
       using TileType = decltype(tile);
       C* const work = scratch<C>(tile.room());
-      transform<order>(tile, kInnerBlock, work, SignedSource<T, order, TileType>{x + start, before},
+      transform<order>(tile, piece, work,
+                       SignedSource<T, order, TileType, View>{x + start, tile.signs(before)},
                        PlainSink<C, TileType>{data, tile});
     });
     // Across the pieces every lane keeps to itself, so signs go by its flat place in the block.
-    for_columns<C>(Axis{1, pieces, kInnerBlock}, pieces, bytes, threads, [=](auto tile) {
+    for_columns<C>(Axis{1, pieces, piece}, pieces, cached ? 4 : 5, bytes, threads, [=](auto tile) {
       C* const work = scratch<C>(tile.room());
-      transform<order>(tile, pieces, work, PlainSource<C>{data},
-                       UnarySink<T, order, decltype(tile), true>{out + start, tile, scale, after, false});
+      transform<order>(
+          tile, pieces, work, PlainSource<C>{data},
+          UnarySink<T, order, decltype(tile), View, true>{out + start, tile, broadcast(scale), after, false});
     });
   }
 }

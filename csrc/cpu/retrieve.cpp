@@ -19,9 +19,10 @@ void retrieve_signed(const T* base, const S* superposed, O* out, Axis axis, cons
   const bool around = writes_around(out, axis, base);
   for_elements<C>(axis, sizeof(T) + sizeof(S) + sizeof(O), threads, [=](auto tile) {
     const Vec<C> factor = broadcast(lam);
+    const SignView minus = tile.signs(signs);
     tile.pairs([=](int64_t, Spot spot) PYDELTA_INLINE {
-      const Pair<C> s = load2_upto<order>(superposed + spot.offset, spot.left);
-      emit<order>(base, out, spot, flip<C>(s, tile.minus(signs, spot)), factor, around);
+      const Pair<C> s = load2_upto<order>(superposed + spot.offset, spot.left, tile.minus(minus, spot));
+      emit<order>(base, out, spot, s, factor, around);
     });
     if (around) write_fence();
   });
@@ -37,10 +38,11 @@ void retrieve_rotated(const T* base, const S* superposed, O* out, Axis axis, int
   for_blocks<C>(axis, block, sizeof(T) + sizeof(S) + sizeof(O), threads, [=](auto tile) {
     const Vec<C> factor = broadcast(lam);
     C* const work = scratch<C>(tile.room());
-    transform<order>(tile, block, work, SignedSource<S, order, decltype(tile)>{superposed, inner},
-                     WorkSink<C>{work});
+    using Source = SignedSource<S, order, decltype(tile), SignView>;
+    transform<order>(tile, block, work, Source{superposed, tile.signs(inner)}, WorkSink<C>{work});
+    const SignView after = tile.signs(outer);
     tile.pairs([=](int64_t i, Spot spot) PYDELTA_INLINE {
-      const Pair<C> delta = scaled_pair(work + i * kLanes<C>, scale, tile.minus(outer, spot));
+      const Pair<C> delta = scaled_pair(work + i * kLanes<C>, scale, tile.minus(after, spot));
       emit<order>(base, out, spot, delta, factor, around);
     });
     if (around) write_fence();
@@ -62,13 +64,11 @@ void retrieve(const void* base, const void* superposed, void* out, int dtype, in
       visit_of<C>(out_dtype, [&](auto o) {
         using S = decltype(s);
         using O = decltype(o);
-        const bool rotated = kind == Transform::hadamard;
-        const Order order = rotated ? order_of<S> : order_of<T, S, O>;
-        const Rotation r({seed, stream}, axis, kind, block, true, order);
+        const Rotation r({seed, stream}, axis, kind, block, true, Order::halves, order_of<S>);
         const T* const from = static_cast<const T*>(base);
         const S* const sum = static_cast<const S*>(superposed);
         O* const to = static_cast<O*>(out);
-        if (rotated) {
+        if (kind == Transform::hadamard) {
           return retrieve_rotated(from, sum, to, axis, block, r, C(lam), threads);
         }
         retrieve_signed(from, sum, to, axis, r, C(lam), threads);

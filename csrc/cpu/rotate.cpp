@@ -7,8 +7,8 @@ void rotate(const void* x, void* out, int dtype, int64_t rows, int64_t n, int64_
   const Axis axis{rows, n, 1};
   visit(dtype, [&](auto t) {
     using T = decltype(t);
-    const Rotation r({seed, stream}, axis, Transform::hadamard, block, inverse, order_of<T>);
-    unary(static_cast<const T*>(x), static_cast<T*>(out), axis, block, r.inner, r.outer,
+    const Rotation r({seed, stream}, axis, Transform::hadamard, block, inverse, Order::halves, Order::halves);
+    unary(static_cast<const T*>(x), static_cast<T*>(out), axis, block, r.inner.view(), r.outer.view(),
           compute_t<T>(r.scale), threads);
   });
 }

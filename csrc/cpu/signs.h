@@ -24,19 +24,38 @@ inline int64_t rows_per_tile(Axis axis) {
 // The signs of an axis to read: a small value, so that loops keep it in registers.
 struct SignView {
   const char* bytes;
-  int64_t mask;  // 0 where there are no signs: every byte is then the first, which is zero
+  int64_t mask;  // 0 where there are no signs: whatever is skipped, zeros follow
 
   // The signs of elements j, j + 1, ... in the low bits: 32 of them if j is a multiple of 8, otherwise 25.
   // Words lie little-endian, so bytes go by the same order.
   PYDELTA_INLINE uint32_t from(int64_t j) const {
     uint32_t bits;
-    memcpy(&bits, bytes + ((j >> 3) & mask), sizeof(bits));
+    memcpy(&bits, bytes + (j >> 3), sizeof(bits));
     return bits >> (j & 7);
   }
-  // The same from element j on, a multiple of 8.
-  SignView skip(int64_t j) const { return {bytes + ((j >> 3) & mask), mask}; }
+  // The same from the i-th vector on, without arithmetic where vectors are whole bytes' worth.
+  template <int lanes>
+  PYDELTA_INLINE uint32_t from_vector(int64_t i) const {
+    if constexpr (lanes % 8 != 0) return from(i * lanes);
+    uint32_t bits;
+    memcpy(&bits, bytes + i * (lanes / 8), sizeof(bits));
+    return bits;
+  }
+  // The view from element j on, a multiple of 8.
+  PYDELTA_INLINE SignView skip(int64_t j) const { return {bytes + ((j >> 3) & mask), mask}; }
   // All ones if element j has a minus.
   PYDELTA_INLINE uint32_t all(int64_t j) const { return 0u - (from(j) & 1); }
+};
+
+// What SignView is where there are no signs, for loops that are then compiled without.
+struct NoSigns {
+  PYDELTA_INLINE Plus from(int64_t) const { return {}; }
+  PYDELTA_INLINE Plus all(int64_t) const { return {}; }
+  template <int lanes>
+  PYDELTA_INLINE Plus from_vector(int64_t) const {
+    return {};
+  }
+  NoSigns skip(int64_t) const { return {}; }
 };
 
 // Bits by parity within each pair of vectors: the even elements' first, then the odd ones'.
@@ -85,8 +104,8 @@ class Signs {
   ~Signs() { std::free(words_); }
 
   SignView view() const {
-    static constexpr Words4 none{};
-    return {reinterpret_cast<const char*>(words_ ? words_ : &none), words_ ? ~int64_t(0) : 0};
+    static constexpr Words4 none[kTile / 128 + 1]{};
+    return {reinterpret_cast<const char*>(words_ ? words_ : none), words_ ? ~int64_t(0) : 0};
   }
 
  private:
@@ -101,14 +120,15 @@ struct Rotation {
   double scale = 1;
 
   Rotation() = default;
-  Rotation(Key key, Axis axis, Transform transform, int64_t block, bool inverse, Order order)
+  // The orders: in which vectors will ask for the signs before and for those after.
+  Rotation(Key key, Axis axis, Transform transform, int64_t block, bool inverse, Order before, Order after)
       : scale(1 / std::sqrt(double(block))) {
     if (transform == Transform::none) return;
     const bool both = transform == Transform::hadamard;
-    if (axis.inner > 1) order = Order::halves;  // one sign for all lanes: they are asked for one by one
+    if (axis.inner > 1) before = after = Order::halves;  // one for all lanes: they are asked for one by one
     const int64_t copies = rows_per_tile(axis);
-    inner = Signs(key, both && inverse ? kOuterSigns : 0, axis.n, copies, order);
-    if (both) outer = Signs(key, inverse ? 0 : kOuterSigns, axis.n, copies, order);
+    inner = Signs(key, both && inverse ? kOuterSigns : 0, axis.n, copies, before);
+    if (both) outer = Signs(key, inverse ? 0 : kOuterSigns, axis.n, copies, after);
   }
 };
 

@@ -54,7 +54,7 @@ void sum_signed(const Models<T>& models, O* out, Axis axis, int64_t bytes, int t
         const Pair<C> theta = load2_upto<order>(m->tuned + spot.offset, spot.left);
         const Vec<C> weight = broadcast(m->weight);
         const Pair<C> delta{(theta.a - base.a) * weight, (theta.b - base.b) * weight};
-        const Pair<C> term = flip<C>(delta, tile.minus(m->inner, spot));
+        const Pair<C> term = flip<C>(delta, tile.minus(tile.signs(m->inner), spot));
         sum = {sum.a + term.a, sum.b + term.b};
       }
       store2_upto<order>(out + spot.offset, sum, spot.left, around);
@@ -74,9 +74,9 @@ void sum_rotated(const Models<T>& models, O* out, Axis axis, int64_t block, int6
     for (int k = 0; k < models.count; ++k) {
       const Model<T>& m = models.model[k];
       using Source = DeltaSource<T, order, decltype(tile)>;
-      transform<order>(tile, block, work, Source{models.base, m.tuned, broadcast(m.weight), m.inner},
-                       WorkSink<C>{work});
-      const SignView outer = m.outer;
+      const Source source{models.base, m.tuned, broadcast(m.weight), tile.signs(m.inner)};
+      transform<order>(tile, block, work, source, WorkSink<C>{work});
+      const SignView outer = tile.signs(m.outer);
       tile.pairs([=](int64_t i, Spot spot) PYDELTA_INLINE {
         const Pair<C> y = scaled_pair(work + i * kLanes<C>, scale, tile.minus(outer, spot));
         C* const s = sum + i * kLanes<C>;
@@ -110,7 +110,7 @@ void superpose(const void* base, const void* const* tuned, int models, void* out
       const Order order = kind == Transform::hadamard ? order_of<T> : order_of<T, O>;
       for (int k = 0; k < models; ++k) {
         Rotation& r = rotations[size_t(k)];
-        r = Rotation({seeds[k], streams[k]}, axis, kind, block, false, order);
+        r = Rotation({seeds[k], streams[k]}, axis, kind, block, false, order, order);
         each[size_t(k)] = {static_cast<const T*>(tuned[k]), compute_t<T>(weights[k]), r.inner.view(),
                            r.outer.view()};
       }

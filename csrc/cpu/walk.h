@@ -46,9 +46,10 @@ inline bool writes_around(const T* out, Axis axis, const void* input) {
          reinterpret_cast<uintptr_t>(out) % kVectorBytes == 0 && row * int64_t(sizeof(T)) % kVectorBytes == 0;
 }
 
-// Where a vector lies: its first element, that element's place on the axis, how many elements are left there.
+// Where a vector lies: its first element, by what its signs go (along the axis its number in the tile, across
+// it the place on the axis), how many elements are left there.
 struct Spot {
-  int64_t offset, j, left;
+  int64_t offset, sign, left;
 };
 
 // rows: along the axis, whole vectors. ragged: along the axis, any length. uniform: across the axis, one
@@ -63,17 +64,24 @@ struct Tile {
 
   PYDELTA_INLINE Spot spot(int64_t i) const {
     constexpr int lanes = kLanes<C>;
-    if constexpr (layout == Layout::rows) return {offset + i * lanes, j + i * lanes, 2 * lanes};
-    if constexpr (layout == Layout::ragged) return {offset + i * lanes, j + i * lanes, length - i * lanes};
+    if constexpr (layout == Layout::rows) return {offset + i * lanes, i, 2 * lanes};
+    if constexpr (layout == Layout::ragged) return {offset + i * lanes, i, length - i * lanes};
     if constexpr (layout == Layout::uniform) return {offset + i * lanes, j, length - i * lanes};
     const int64_t row = i >> width, column = (i & ((int64_t(1) << width) - 1)) * lanes;
     return {offset + row * stride + column, j + row, length - column};
   }
   // Elements of scratch memory for all vectors, and one more that a pair at a ragged end may touch.
   int64_t room() const { return (vectors + 1) * kLanes<C>; }
+  // An axis's signs as minus() takes them.
+  template <class View>
+  PYDELTA_INLINE View signs(View axis) const {
+    return along ? axis.skip(j) : axis;
+  }
   // The signs of the two vectors from `spot` on, in the low bits.
-  PYDELTA_INLINE static uint32_t minus(SignView signs, Spot spot) {
-    return along ? signs.from(spot.j) : signs.all(spot.j);
+  template <class View>
+  PYDELTA_INLINE static auto minus(View signs, Spot spot) {
+    if constexpr (along) return signs.template from_vector<kLanes<C>>(spot.sign);
+    if constexpr (!along) return signs.all(spot.sign);
   }
   // body(i, spot) for every second vector: what follows may lie beyond a ragged end.
   template <class Body>
@@ -98,9 +106,9 @@ void for_rows(int64_t rows, int64_t length, int64_t piece, int64_t period, int64
   });
 }
 
+// Strips of up to 2^width vectors side by side.
 template <class C, class Body>
-void for_columns(Axis axis, int64_t block, int64_t bytes, int threads, const Body& body) {
-  int width = 4;
+void for_columns(Axis axis, int64_t block, int width, int64_t bytes, int threads, const Body& body) {
   while (width > 1 && (block << width) * kVectorBytes > kColumnBytes) --width;
   const int64_t across = int64_t(kLanes<C>) << width;
   const int64_t strips = ceil_div(axis.inner, across), blocks = axis.n / block;
@@ -141,7 +149,7 @@ template <class C, class Body>
 void for_blocks(Axis axis, int64_t block, int64_t bytes, int threads, const Body& body) {
   if (axis.outer * axis.n * axis.inner == 0) return;
   if (axis.inner == 1) return for_last_axis<C>(axis, block, bytes, threads, body);
-  for_columns<C>(axis, block, bytes, threads, body);
+  for_columns<C>(axis, block, 4, bytes, threads, body);
 }
 
 inline int log2_of(int64_t power) { return __builtin_ctzll(uint64_t(power)); }
@@ -152,26 +160,37 @@ struct Reader {
   Tile<C, layout> tile;
   Source source;
 
+  template <bool near>
   PYDELTA_INLINE Vec<C> one(int64_t i) const {
-    fetch(i);
+    fetch<near>(i);
     return finish(source.one(tile.spot(i)));
   }
   PYDELTA_INLINE Pair<C> both(int64_t i) const {
-    fetch(i);
+    fetch<true>(i);
     const Pair<C> p = source.pair(tile.spot(i));
     if constexpr (layout == Layout::columns) return p;
     return {finish(p.a + p.b), finish(p.a - p.b)};
   }
   template <int s>
   PYDELTA_INLINE Vec<C> half(int64_t i) const {
-    if constexpr (s == 0) fetch(i);
+    if constexpr (s == 0) fetch<true>(i);
     const Pair<C> p = source.pair(tile.spot(i - s));
     if constexpr (layout == Layout::columns) return s ? p.b : p.a;
     return finish(s ? p.a - p.b : p.a + p.b);
   }
-  // The next tile arrives in the second-level cache while this one is worked on.
+  // What comes next arrives in the first-level cache where it has room for it: beside 16-bit elements, or
+  // where a transform is one pass without scratch memory (near). Otherwise the next tile arrives in the
+  // second-level one.
+  template <bool near>
   PYDELTA_INLINE void fetch(int64_t i) const {
-    if constexpr (layout == Layout::rows) __builtin_prefetch(source.x + tile.spot(i).offset + kTile, 0, 2);
+    if constexpr (layout == Layout::rows) {
+      const auto* const x = source.x + tile.spot(i).offset;
+      if constexpr (near || sizeof(*x) == 2) {
+        __builtin_prefetch(x + kTile / 2, 0, 3);
+      } else {
+        __builtin_prefetch(x + kTile, 0, 2);
+      }
+    }
   }
   PYDELTA_INLINE static Vec<C> finish(Vec<C> v) {
     if constexpr (layout == Layout::columns) return v;
@@ -202,16 +221,16 @@ template <Order order, class C, Layout layout, class Source, class Sink>
   }
 }
 
-// Where transform() reads from: x, with signs.
-template <class T, Order order, class TileType, class C = compute_t<T>>
+// Where transform() reads from: x, with signs in the order of its elements.
+template <class T, Order order, class TileType, class View, class C = compute_t<T>>
 struct SignedSource {
   const T* x;
-  SignView signs;
+  View signs;
   PYDELTA_INLINE Vec<C> one(Spot spot) const {
     return flip<C>(load_upto(x + spot.offset, spot.left), TileType::minus(signs, spot));
   }
   PYDELTA_INLINE Pair<C> pair(Spot spot) const {
-    return flip<C>(load2_upto<order>(x + spot.offset, spot.left), TileType::minus(signs, spot));
+    return load2_upto<order>(x + spot.offset, spot.left, TileType::minus(signs, spot));
   }
 };
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "../core/mask.h"
 #include "../core/philox.h"
 #include "../core/transform.h"
 
@@ -21,6 +22,39 @@ struct Model {
   float weight;
 };
 
+// What stays of a delta. A mask of either kind reads what it needs.
+struct Mask {
+  MaskKind kind;
+  float factor;  // of kept elements: none, random
+  Key key;
+  uint32_t below;  // random
+  const void* tables[5];
+};
+
+// One of the models that merge_into sums.
+struct MaskedModel {
+  const void* tuned;
+  Mask mask;
+  float weight;
+};
+
+// What merge_into does with the sum of its models.
+struct Merging {
+  Election elect;
+  float lam;
+  bool normalize;
+  bool onto_base = true;
+};
+
+// Groups of `size` consecutive elements, and a cut of the order of magnitudes in each.
+struct Groups {
+  int64_t groups, size;
+};
+struct Cuts {
+  float* magnitude;
+  int64_t* index;
+};
+
 // Why no kernel can run here, in words; "" if one can.
 std::string missing();
 // What the kernels were compiled for: "sm_80", ..., and "compute_90" for the PTX that newer devices
@@ -36,5 +70,15 @@ void superpose(const void* base, const std::vector<Model>& models, void* out, Dt
                Shape shape, Transform transform, Stream stream);
 void retrieve(const void* base, const void* superposed, void* out, Dtype dtype, Dtype superposed_dtype,
               Dtype out_dtype, Shape shape, Key key, float lam, Transform transform, Stream stream);
+// `n` is the length of a row; the first element has the index `start` in the tensor that random masks and
+// cuts of the whole tensor are of.
+void merge_into(const void* base, const std::vector<MaskedModel>& models, void* out, Dtype dtype,
+                Dtype out_dtype, int64_t numel, int64_t n, int64_t start, Merging merging, Stream stream);
+void mask_rescale(const void* delta, const void* base, void* out, Dtype dtype, int64_t numel, int64_t n,
+                  const Mask& mask, Stream stream);
+// Cuts behind the `low_rank` and the `high_rank` largest; `base` and `column_norm` may be null.
+void magnitude_threshold(const void* x, const void* base, const float* column_norm, Dtype dtype,
+                         Groups groups, int64_t low_rank, int64_t high_rank, Cuts low, Cuts high,
+                         Stream stream);
 
 }  // namespace PYDELTA_NAMESPACE

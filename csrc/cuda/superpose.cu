@@ -1,4 +1,4 @@
-#include "launch.cuh"
+#include "scratch.cuh"
 
 namespace PYDELTA_NAMESPACE {
 namespace {
@@ -34,24 +34,6 @@ struct Superpose {
   }
 };
 
-// Device memory that lives as long as the work that a stream holds now.
-class Scratch {
- public:
-  Scratch(const char* op, size_t bytes, Stream stream) : stream_(reinterpret_cast<cudaStream_t>(stream)) {
-    if (bytes > 0) check(op, cudaMallocAsync(&memory_, bytes, stream_));
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() {
-    if (memory_ != nullptr) cudaFreeAsync(memory_, stream_);
-  }
-  float* get() const { return static_cast<float*>(memory_); }
-
- private:
-  void* memory_ = nullptr;
-  cudaStream_t stream_;
-};
-
 }  // namespace
 
 // More models than one launch takes run in several, which hand the sum on in fp32: the bits stay the same. It
@@ -71,8 +53,8 @@ void superpose(const void* base, const std::vector<Model>& models, void* out, Dt
       op.count = all - k < kModels ? all - k : kModels;
       for (int i = 0; i < op.count; ++i) op.all[i] = models[k + i];
       const bool last = k + op.count == all;
-      op.carry = k == 0 ? nullptr : sum.get();
-      op.out = last ? out : sum.get();
+      op.carry = k == 0 ? nullptr : sum.as<float>();
+      op.out = last ? out : sum.as<float>();
       op.out_dtype = last ? out_dtype : Dtype::f32;
       run(task, op, stream);
     }

@@ -43,7 +43,7 @@ constexpr int kSavedRegisters = 6;
 
 std::vector<Fiber> fibers;
 Barrier block_barrier, warp_barriers[kMostThreads / 32];
-uint32_t words[kMostThreads / 32][2][32];
+uint64_t words[kMostThreads / 32][2][32];
 int current, live;
 int idle;  // turns since a fiber last came to a barrier or ended
 const std::function<void()>* body;
@@ -110,7 +110,7 @@ Fiber& self() { return fibers[current]; }
 Barrier& thread_block() { return block_barrier; }
 Barrier& warp() { return warp_barriers[self().index.x / 32]; }
 
-uint32_t* exchanged_words() {
+uint64_t* exchanged_words() {
   Fiber& fiber = self();
   return words[fiber.index.x / 32][fiber.parity ^= 1];
 }

@@ -64,20 +64,20 @@ Barrier& thread_block();
 Barrier& warp();
 // Returns when as many fibers have called it as the barrier waits for.
 void wait(Barrier& barrier);
-// A word for each lane of this fiber's warp. Two turns alternate, so that a fast lane overwrites nothing that
-// a slow one still reads.
-uint32_t* exchanged_words();
+// A place for each lane of this fiber's warp. Two turns alternate, so that a fast lane overwrites nothing
+// that a slow one still reads.
+uint64_t* exchanged_words();
 // Ends the launch, which throws std::runtime_error.
 [[noreturn]] void fail(const char* message);
 void run(dim3 grid, dim3 block, size_t shared, const std::function<void()>& kernel);
 
 template <class T>
 T shuffle(T value, int lane) {
-  static_assert(sizeof(T) == 4);
-  uint32_t* words = exchanged_words();
-  memcpy(&words[self().index.x % 32], &value, 4);
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+  uint64_t* words = exchanged_words();
+  memcpy(&words[self().index.x % 32], &value, sizeof(T));
   wait(warp());
-  memcpy(&value, &words[lane % 32], 4);
+  memcpy(&value, &words[lane % 32], sizeof(T));
   return value;
 }
 
@@ -96,6 +96,23 @@ template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
   return emulator::shuffle(value, int(threadIdx.x % 32) ^ mask);
 }
+template <class T>
+T __shfl_up_sync(unsigned, T value, int delta) {
+  const int lane = int(threadIdx.x % 32);
+  return emulator::shuffle(value, lane < delta ? lane : lane - delta);
+}
+inline unsigned __reduce_add_sync(unsigned, unsigned value) {
+  for (int mask = 1; mask < 32; mask *= 2) value += __shfl_xor_sync(~0u, value, mask);
+  return value;
+}
+
+// Fibers give way at barriers alone.
+template <class T>
+T atomicAdd(T* p, T value) {
+  const T before = *p;
+  *p += value;
+  return before;
+}
 
 template <class T>
 void __stcs(T* p, T value) {
@@ -106,6 +123,7 @@ void __stcs(T* p, T value) {
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fmaf(a, b, c); }
 
 // The runtime.
@@ -163,6 +181,10 @@ inline cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t) {
 }
 inline cudaError_t cudaFreeAsync(void* p, cudaStream_t) {
   free(p);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
+  memset(p, value, bytes);
   return cudaSuccess;
 }
 
