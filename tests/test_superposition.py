@@ -9,8 +9,8 @@ from checkpoints import equal, family, listing, paths, state, tuned
 
 import pydelta
 from pydelta import Superposition, load_checkpoint, save_checkpoint
+from pydelta.checkpoint.names import group_of
 from pydelta.superposition import compress, delta, parts
-from pydelta.superposition.rules import group_of
 
 SUPERPOSED = [name for name in state(0) if "linear" in name or name in ("embed.weight", "conv.weight")]
 

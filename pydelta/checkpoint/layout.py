@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,6 +50,7 @@ def output(
     *,
     force: bool,
     copy_from: Path | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> Iterator[Writer]:
     """A checkpoint that appears under ``out`` when the block ends, or not at all.
 
@@ -57,6 +58,8 @@ def output(
         out: one file if it ends in ``.safetensors``, else a folder.
         shards, metadata: see :func:`layout_of`.
         copy_from: a folder whose small files (config, tokenizer) are copied into the new folder.
+        texts: files of the new folder that are not copied but written, by name, as they are when the block
+            ends.
     """
     single = out.suffix == ".safetensors"
     with staged(out, force=force) as new:
@@ -70,6 +73,8 @@ def output(
             _write_index(new, shards)
             if copy_from is not None:
                 _copy_small_files(copy_from, new)
+            for name, text in (texts or {}).items():
+                (new / name).write_text(text, encoding="utf-8")
 
 
 def _write_index(folder: Path, shards: Shards) -> None:

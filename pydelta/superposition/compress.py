@@ -18,15 +18,16 @@ from pydelta.checkpoint.digest import fingerprint, tensor_digest
 from pydelta.checkpoint.header import ITEMSIZE
 from pydelta.checkpoint.memory import TORCH
 from pydelta.checkpoint.staging import Pathlike, check_output, staged
+from pydelta.checkpoint.workers import Workers
+from pydelta.checkpoint.workspace import check_finite
 from pydelta.checkpoint.writer import Shards, Writer, writing
-from pydelta.superposition.delta import Summer, check_finite
+from pydelta.superposition.delta import Summer
 from pydelta.superposition.files import stamps, superposed_dtype
 from pydelta.superposition.log import locked, log_line
 from pydelta.superposition.manifest import EXACT_FOLDER, LOG, STORE, Manifest, Model, exact_name, shard_name
 from pydelta.superposition.options import Options
 from pydelta.superposition.parts import cut
 from pydelta.superposition.rules import EXACT, SUPERPOSED, Rule, check_same, rules_of, slots
-from pydelta.superposition.workers import Workers
 
 SHARD_BYTES = 4 << 30
 

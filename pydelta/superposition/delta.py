@@ -12,9 +12,10 @@ import torch
 from pydelta._check import compute_dtype
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.memory import TORCH
+from pydelta.checkpoint.workspace import Workspace, check_finite
 from pydelta.ops import superpose
 from pydelta.random import Key, key
-from pydelta.superposition.parts import Workspace, input_axis
+from pydelta.superposition.parts import input_axis
 from pydelta.superposition.rules import Rule
 
 _SMALL, _RUN, _PERIOD = 1 << 18, 32, 1031
@@ -142,17 +143,3 @@ def norm2(tuned: torch.Tensor, base: torch.Tensor, start: int, count: int) -> fl
         scale = _PERIOD / _RUN
     delta = tuned.double().sub_(base.double())
     return float(torch.dot(delta, delta)) * scale
-
-
-def check_finite(checkpoint: Checkpoint, name: str) -> torch.Tensor:
-    """A floating tensor of a checkpoint.
-
-    Raises:
-        ValueError: it holds NaN or Inf.
-    """
-    x = checkpoint.tensor(name)
-    for part in torch.split(x.reshape(-1), 1 << 22):
-        # The narrow dtypes lack isfinite; fp32 holds them all.
-        if not part.to(compute_dtype(x.dtype)).isfinite().all():
-            raise ValueError(f"{checkpoint.home(name).path}: tensor {name!r} holds NaN or Inf")
-    return x

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import torch
-
+from pydelta.checkpoint.workspace import PART_BYTES
 from pydelta.superposition.rules import Rule
-
-PART_BYTES = 4 << 20
-"""What the buffers of one part take together."""
 
 
 def cut(rule: Rule, bytes_per_element: int) -> Iterator[tuple[int, tuple[int, ...]]]:
@@ -34,18 +29,3 @@ def cut(rule: Rule, bytes_per_element: int) -> Iterator[tuple[int, tuple[int, ..
 def input_axis(rule: Rule) -> int:
     """Of a part that :func:`cut` gave."""
     return 1 if rule.dim else 0
-
-
-class Workspace(threading.local):
-    """Memory that a thread uses again for part after part: fresh pages cost more than the arithmetic."""
-
-    def __init__(self) -> None:
-        self._flat: dict[tuple[str, torch.dtype], torch.Tensor] = {}
-
-    def get(self, role: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """An uninitialised tensor, which the thread's next call with the same role and dtype takes back."""
-        count = math.prod(shape)
-        flat = self._flat.get((role, dtype))
-        if flat is None or flat.numel() < count:
-            flat = self._flat[role, dtype] = torch.empty(count, dtype=dtype)
-        return flat[:count].view(tuple(shape))

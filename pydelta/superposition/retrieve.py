@@ -17,13 +17,14 @@ from pydelta.checkpoint.header import ITEMSIZE
 from pydelta.checkpoint.layout import layout_of, output
 from pydelta.checkpoint.memory import TORCH
 from pydelta.checkpoint.staging import Pathlike, check_output
+from pydelta.checkpoint.workers import Workers
+from pydelta.checkpoint.workspace import Workspace
 from pydelta.random import key
 from pydelta.superposition.files import exact_tensors, open_base, stamps, superposed_tensors
 from pydelta.superposition.log import append_log, locked
 from pydelta.superposition.manifest import Manifest
-from pydelta.superposition.parts import Workspace, cut, input_axis
+from pydelta.superposition.parts import cut, input_axis
 from pydelta.superposition.rules import BASE, SUPERPOSED, slots
-from pydelta.superposition.workers import Workers
 
 Sink = Callable[[str, torch.Tensor, int], object]
 """Takes a tensor's name, consecutive elements of it, and the index of the first."""

@@ -7,21 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import json
-import re
 from collections.abc import Mapping, Sequence
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
+from pydelta.checkpoint.names import FLOATS, group_of, input_axis, known_axes, layer_of
 
 SUPERPOSED, EXACT, BASE = "superposed", "exact", "base"
-
-FLOATS = ("F16", "BF16", "F32", "F64")
-"""What is superposed; other floating dtypes are too narrow to hold a sum and stay exact."""
-
-_CONV1D_MODELS = ("decision_transformer", "gpt2", "imagegpt", "openai-gpt")
-_CONV1D_TENSORS = ("*c_attn.weight", "*c_fc.weight", "*c_proj.weight", "*q_attn.weight")
-_KERNEL = 64
-_LAYER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +42,7 @@ def rules_of(base: Checkpoint, input_dims: Mapping[str, int] | None = None) -> d
         ValueError: an axis is out of range, or a pattern matches no tensor.
     """
     given = dict(input_dims or {})
-    known = dict.fromkeys(_CONV1D_TENSORS, 0) if _model_type(base) in _CONV1D_MODELS else {}
-    dims = [*given.items(), *known.items()]
+    dims = [*given.items(), *known_axes(base).items()]
     for pattern in given:
         if not fnmatch.filter(base.names, pattern):
             raise ValueError(f"[compress] input_dims must match a tensor of {base.path}, got {pattern!r}")
@@ -87,31 +77,10 @@ def slots(rules: Mapping[str, Rule], seed: int, model: str, shuffle_layers: bool
         groups.setdefault((group_of(name), rules[name]), []).append(name)
     table: dict[str, str] = {}
     for (group, _), members in groups.items():
-        members.sort(key=_layer)
+        members.sort(key=lambda name: layer_of(name) or 0)
         order = shuffle(key(seed, "shuffle", model, group), len(members))
         table |= {name: members[place] for name, place in zip(members, order, strict=True)}
     return table
-
-
-def group_of(name: str) -> str:
-    """A tensor's name with the layer number, the first part that is a number, replaced by ``*``."""
-    return _LAYER.sub("*", name, count=1)
-
-
-def _layer(name: str) -> int:
-    found = _LAYER.search(name)
-    return int(found.group()) if found else 0
-
-
-def _model_type(base: Checkpoint) -> str:
-    config = base.folder / "config.json" if base.folder else None
-    if config is None or not config.is_file():
-        return ""
-    try:
-        parsed = json.loads(config.read_bytes())
-    except (ValueError, RecursionError):
-        raise ValueError(f"{config}: not sound JSON") from None
-    return str(parsed.get("model_type", "")) if isinstance(parsed, dict) else ""
 
 
 def _rule(info: TensorInfo, dims: Sequence[tuple[str, int]]) -> Rule:
@@ -121,20 +90,13 @@ def _rule(info: TensorInfo, dims: Sequence[tuple[str, int]]) -> Rule:
         return Rule(EXACT, info.dtype, info.shape)
     rank = len(info.shape)
     given = (dim for pattern, dim in dims if fnmatch.fnmatchcase(info.name, pattern))
-    dim = next(given, _input_axis(info.shape))
+    dim = next(given, input_axis(info.shape))
     if isinstance(dim, bool) or not isinstance(dim, int) or not -rank <= dim < rank:
         raise ValueError(
             f"[compress] input_dims must lie in [{-rank}, {rank - 1}] for {info.name} of shape {info.shape}, "
             f"got {dim!r}"
         )
     return Rule(SUPERPOSED, info.dtype, info.shape, dim % rank)
-
-
-def _input_axis(shape: tuple[int, ...]) -> int:
-    """The last axis, unless a convolution's kernel lies there: signs want many columns."""
-    if len(shape) == 2 or shape[-1] >= _KERNEL:
-        return -1
-    return max(range(1, len(shape)), key=lambda axis: (shape[axis], axis))
 
 
 def _differences(base: Checkpoint, model: Checkpoint) -> list[str]:

@@ -12,8 +12,11 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 Job = Callable[[], int]
 """Does something and returns the number of bytes that this finishes, for the progress bar."""
@@ -58,6 +61,11 @@ class Workers:
         while self._others and self._others[0].done():
             self._collect(self._others)
 
+    def begin(self, work: Callable[[], T]) -> Future[T]:
+        """Starts something whose result the caller waits for."""
+        # What the caller has set by use_backend holds in the threads as well.
+        return self._pool.submit(contextvars.copy_context().run, work)
+
     def aside(self, job: Job) -> None:
         """Starts a job that may take long."""
         self._others.append(self._submit(job))
@@ -78,8 +86,7 @@ class Workers:
                 self._collect(jobs)
 
     def _submit(self, job: Job) -> Future[int]:
-        # What the caller has set by use_backend holds in the threads as well.
-        return self._pool.submit(contextvars.copy_context().run, job)
+        return self.begin(job)
 
     def _collect(self, jobs: deque[Future[int]]) -> None:
         self._advance(jobs.popleft().result())

@@ -1,0 +1,57 @@
+"""What names, shapes and the config say about tensors: layer numbers and input axes. No torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from pydelta.checkpoint.reader import Checkpoint
+
+FLOATS = ("F16", "BF16", "F32", "F64")
+"""What is computed with; other floating dtypes are too narrow to hold a sum."""
+
+_CONV1D_MODELS = ("decision_transformer", "gpt2", "imagegpt", "openai-gpt")
+_CONV1D_TENSORS = ("*c_attn.weight", "*c_fc.weight", "*c_proj.weight", "*q_attn.weight")
+_KERNEL = 64
+_LAYER = re.compile(r"(?<![^.])\d+(?![^.])")
+
+
+def group_of(name: str) -> str:
+    """A tensor's name with the layer number, the first part that is a number, replaced by ``*``."""
+    return _LAYER.sub("*", name, count=1)
+
+
+def layer_of(name: str) -> int | None:
+    """The layer number in a tensor's name."""
+    found = _LAYER.search(name)
+    return int(found.group()) if found else None
+
+
+def input_axis(shape: tuple[int, ...]) -> int:
+    """The last axis, unless a convolution's kernel lies there: then the longest after the first."""
+    if len(shape) <= 2 or shape[-1] >= _KERNEL:
+        return -1
+    return max(range(1, len(shape)), key=lambda axis: (shape[axis], axis))
+
+
+def known_axes(model: Checkpoint) -> dict[str, int]:
+    """Shell patterns of tensor names -> input axis, for models whose linear weights are (in, out)."""
+    conv1d = config_of(model).get("model_type", "") in _CONV1D_MODELS
+    return dict.fromkeys(_CONV1D_TENSORS, 0) if conv1d else {}
+
+
+def config_of(model: Checkpoint) -> dict[str, Any]:
+    """``config.json`` of a checkpoint's folder; empty if there is none.
+
+    Raises:
+        ValueError: it is not sound JSON.
+    """
+    config = model.folder / "config.json" if model.folder else None
+    if config is None or not config.is_file():
+        return {}
+    try:
+        parsed = json.loads(config.read_bytes())
+    except (ValueError, RecursionError):
+        raise ValueError(f"{config}: not sound JSON") from None
+    return parsed if isinstance(parsed, dict) else {}

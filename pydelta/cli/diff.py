@@ -1,0 +1,80 @@
+"""``pydelta diff``: what a fine-tune changed, in one file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from pydelta.cli.compress import Commands, add_output_flags, seed
+from pydelta.deltafile.manifest import BREADCRUMBS, MASKS, RANDOM
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "diff",
+        help="store what a fine-tune changed in its base",
+        description="Store what a fine-tune changed in its base: all of it (--lossless), or a part (--keep).",
+    )
+    parser.add_argument("base", metavar="BASE", help="a Hugging Face folder or a safetensors file")
+    parser.add_argument("tuned", metavar="TUNED", help="the checkpoint that was tuned from it")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the file to make")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--keep", type=fraction, metavar="X", help="the fraction of each matrix that is kept")
+    how.add_argument("--lossless", action="store_true", help="keep all; patch gives TUNED bit for bit")
+    parser.add_argument(
+        "--mask",
+        choices=MASKS,
+        help="what to keep: random elements, rescaled (DARE; default), the largest, or the largest but the "
+        "very largest (Model Breadcrumbs)",
+    )
+    parser.add_argument(
+        "--drop-large",
+        type=fraction,
+        metavar="X",
+        help="the fraction of the largest that breadcrumbs drops; default: 0.01",
+    )
+    parser.add_argument("--seed", type=seed, metavar="N", help="of random masks; default: 42")
+    parser.add_argument("--name", metavar="NAME", help="the model's; default: the last part of TUNED")
+    add_output_flags(parser)
+    parser.set_defaults(run=run, fail=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    mask = args.mask or RANDOM
+    for flag, value, fits, rule in (
+        ("--mask", args.mask, not args.lossless, "--keep"),
+        ("--drop-large", args.drop_large, mask == BREADCRUMBS, "--mask breadcrumbs"),
+        ("--seed", args.seed, mask == RANDOM and not args.lossless, "a random mask"),
+    ):
+        if value is not None and not fits:
+            args.fail(f"{flag} goes with {rule}")
+    from pydelta.deltafile import describe, diff
+
+    given = {name: getattr(args, name) for name in ("drop_large", "seed") if getattr(args, name) is not None}
+    path = diff(
+        args.base,
+        args.tuned,
+        args.out,
+        keep=args.keep,
+        mask=mask,
+        lossless=args.lossless,
+        name=args.name,
+        force=args.force,
+        progress=not args.quiet,
+        **given,
+    )
+    found = describe(path)
+    if args.json:
+        print(json.dumps(found, indent=1))
+    elif not args.quiet:
+        rules = [tensor["rule"] for tensor in found["tensors"]]
+        counts = ", ".join(f"{rules.count(rule)} {rule}" for rule in sorted(set(rules)))
+        print(f"{path}: {found['bytes']:,} bytes; tensors: {counts}")
+    return 0
+
+
+def fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in [0, 1], got {text}")
+    return value

@@ -1,0 +1,54 @@
+"""One tensor of a fine-tune into what a delta file stores of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from pydelta.deltafile import rice
+from pydelta.deltafile.manifest import BASE, CODED, RANDOM, WHOLE, Rule
+from pydelta.deltafile.selection import bits, changed, count, kept_deltas, random_mask, rescaled, take
+from pydelta.masks import Mask, RandomMask
+
+
+class Entry(NamedTuple):
+    """A rule, and the stored tensors that it asks for."""
+
+    rule: Rule
+    values: torch.Tensor | None = None
+    places: torch.Tensor | None = None
+
+
+def encode(tuned: torch.Tensor, base: torch.Tensor, mask: Mask | None) -> Entry:
+    """What is stored of a tensor that fits its base.
+
+    Args:
+        tuned, base: contiguous CPU tensors of one dtype and shape; with a mask float16, bfloat16, float32 or
+            float64, and finite.
+        mask: None stores all that changed.
+
+    Raises:
+        ValueError: a rescaled element is beyond the dtype.
+    """
+    if mask is None:
+        return _coded(tuned, base, changed(tuned, base))
+    if not isinstance(mask, RandomMask):
+        return _coded(tuned, base, kept_deltas(tuned, base, mask))
+    kept = random_mask(mask, tuned.numel(), tuned.device)
+    values = take(tuned, kept)
+    if not rescaled(values, take(base, kept), mask.factor).isfinite().all():
+        raise ValueError(f"base + {mask.factor} * (tuned - base) overflows {tuned.dtype}")
+    return Entry(Rule(RANDOM), values)
+
+
+def _coded(tuned: torch.Tensor, base: torch.Tensor, mask: torch.Tensor) -> Entry:
+    """The tuned elements where ``mask`` is true and the base's elsewhere, in the fewest bytes."""
+    size = count(mask)
+    if size == 0:
+        return Entry(Rule(BASE))
+    parameter, code = rice.encode(mask.numpy())
+    if size * tuned.element_size() + code.size < tuned.nbytes:
+        return Entry(Rule(CODED, parameter), take(tuned, mask), torch.from_numpy(code))
+    whole = torch.where(mask, bits(tuned), bits(base)).view(tuned.dtype).view(tuned.shape)
+    return Entry(Rule(WHOLE), whole)

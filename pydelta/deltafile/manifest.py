@@ -1,0 +1,112 @@
+"""The manifest in the header of a delta file, written plainly and read in ``parse``. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from pydelta import __version__
+
+if TYPE_CHECKING:
+    from pydelta.masks import BandMask, MagnitudeMask, RandomMask
+
+FORMAT, VERSION = "pydelta-delta", 1
+RANDOM, MAGNITUDE, BREADCRUMBS = MASKS = ("random", "magnitude", "breadcrumbs")
+BASE, WHOLE, CODED = "base", "whole", "coded"
+RULES = (BASE, WHOLE, CODED, RANDOM)
+
+SETTINGS = ("model", "seed", "mask", "keep", "drop_large", "factor")
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseTensor:
+    """A tensor of the base; ``sha256`` is over its bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How a tensor of the model is stored.
+
+    Attributes:
+        rule: "base" (not at all, it is the base's), "whole", "coded" (values and a code of their places) or
+            "random" (values alone: seed and names give their places).
+        rice: the parameter of the code.
+    """
+
+    rule: str
+    rice: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """All that the header says beyond the stored tensors.
+
+    Attributes:
+        model, seed: of the random masks' keys.
+        mask: one of ``MASKS``, None for a lossless file.
+        keep, drop_large, factor: of the mask, 1, 0 and 1 where it has none.
+        fingerprint: of the base.
+        base: name -> tensor of the base.
+        rules: name -> rule of the model's tensor.
+    """
+
+    model: str
+    seed: int
+    mask: str | None
+    keep: float
+    drop_large: float
+    factor: float
+    fingerprint: str = ""
+    base: dict[str, BaseTensor] = dataclasses.field(default_factory=dict)
+    rules: dict[str, Rule] = dataclasses.field(default_factory=dict)
+    made_by: str = __version__
+
+    def mask_of(self, name: str) -> RandomMask | MagnitudeMask | BandMask | None:
+        """The mask of one tensor, where masks apply to it."""
+        from pydelta.masks import BandMask, MagnitudeMask, RandomMask
+        from pydelta.random import key
+
+        if self.mask == RANDOM:
+            return RandomMask(self.keep, key(self.seed, "mask", self.model, name), self.factor)
+        if self.mask == MAGNITUDE:
+            return MagnitudeMask(self.keep)
+        return BandMask(self.keep, self.drop_large) if self.mask else None
+
+    def metadata(self) -> dict[str, str]:
+        """For the header of the file."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "pydelta": self.made_by,
+            **self.settings(),
+            "base": {
+                "fingerprint": self.fingerprint,
+                "tensors": {name: dataclasses.asdict(tensor) for name, tensor in self.base.items()},
+            },
+            "tensors": {name: _plain(rule) for name, rule in self.rules.items()},
+        }
+        return {FORMAT: json.dumps(content, separators=(",", ":"))}
+
+    def settings(self) -> dict[str, Any]:
+        """What was given to ``diff``."""
+        return {field: getattr(self, field) for field in SETTINGS}
+
+
+def check_model_name(name: object) -> str:
+    """A name that fits into a key.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise ValueError(f"[diff] name must be printable text, got {name!r}")
+    return name
+
+
+def _plain(rule: Rule) -> dict[str, Any]:
+    return {field: value for field, value in dataclasses.asdict(rule).items() if value is not None}

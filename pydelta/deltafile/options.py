@@ -1,0 +1,51 @@
+"""The arguments of ``diff`` that are no paths, checked before any file is opened."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pydelta import _check
+from pydelta.deltafile.manifest import BREADCRUMBS, MASKS, RANDOM, Manifest, check_model_name
+from pydelta.masks import RandomMask
+from pydelta.random import Key
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """See :func:`pydelta.deltafile.diff`.
+
+    Raises:
+        TypeError: a wrong kind.
+        ValueError: a wrong value; the message says which are right.
+    """
+
+    keep: float | None
+    mask: str
+    drop_large: float
+    lossless: bool
+    seed: int
+    name: str
+    rescale: bool | float
+
+    def __post_init__(self) -> None:
+        _check.flag("diff", "lossless", self.lossless)
+        _check.choice("diff", "mask", self.mask, MASKS)
+        if self.lossless == (self.keep is not None):
+            raise ValueError(f"[diff] keep must be given exactly when lossless is not, got keep={self.keep}")
+        for field in ("keep", "drop_large") if self.keep is not None else ("drop_large",):
+            object.__setattr__(self, field, _check.fraction("diff", field, getattr(self, field)))
+        check_model_name(self.name)
+        RandomMask(1.0, Key(self.seed), self.rescale)
+
+    def manifest(self) -> Manifest:
+        """What they say about the file; the tensors are to come."""
+        mask = None if self.lossless else self.mask
+        keep = 1.0 if self.keep is None else self.keep
+        return Manifest(
+            model=self.name,
+            seed=self.seed,
+            mask=mask,
+            keep=keep,
+            drop_large=self.drop_large if mask == BREADCRUMBS else 0.0,
+            factor=RandomMask(keep, Key(self.seed), self.rescale).factor if mask == RANDOM else 1.0,
+        )

@@ -1,0 +1,123 @@
+"""The manifest out of a header: nothing there is trusted. No torch."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydelta.checkpoint.header import ITEMSIZE, parse_json
+from pydelta.deltafile.manifest import (
+    CODED,
+    FORMAT,
+    MASKS,
+    RULES,
+    SETTINGS,
+    VERSION,
+    BaseTensor,
+    Manifest,
+    Rule,
+)
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+def read_manifest(path: Path, metadata: Mapping[str, str]) -> Manifest:
+    """The manifest of a file with these metadata.
+
+    Raises:
+        ValueError: it is no delta file, of a newer version, or a field is not what it must be.
+    """
+    if FORMAT not in metadata:
+        raise ValueError(f"{path}: not a delta file: its metadata have no {FORMAT!r}")
+    try:
+        content = parse_json(metadata[FORMAT].encode())
+    except ValueError as error:
+        raise ValueError(f"{path}: {FORMAT} is not sound JSON ({error})") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path}: format must be {FORMAT!r}")
+    version = content.get("version")
+    if type(version) is int and version > VERSION:
+        raise ValueError(
+            f"{path}: version {version} of the format was written by a newer pydelta, "
+            f"{content.get('pydelta')!r}; this one reads versions up to {VERSION}"
+        )
+    return _manifest(path, content)
+
+
+Check = tuple[Callable[[Any], bool], str]
+"""Whether a value fits, and the rule in words."""
+
+
+def _natural(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+_TEXT: Check = (lambda value: isinstance(value, str), "be text")
+_FRACTION: Check = (lambda value: _number(value) and 0 <= value <= 1, "lie in [0, 1]")
+_OBJECT: Check = (lambda value: isinstance(value, dict), "be an object")
+_SHA256: Check = (lambda value: isinstance(value, str) and bool(_HEX.fullmatch(value)), "be a SHA-256 in hex")
+_NAME: Check = (
+    lambda value: isinstance(value, str) and value != "" and value.isprintable(),
+    "be printable text",
+)
+_FIELDS: dict[str, Check] = {
+    "version": (lambda value: type(value) is int and value == VERSION, f"be {VERSION}"),
+    "pydelta": _TEXT,
+    "model": _NAME,
+    "seed": (lambda value: _natural(value) and value < 1 << 64, "lie in [0, 2**64)"),
+    "mask": (lambda value: value is None or value in MASKS, f"be null or one of {', '.join(MASKS)}"),
+    "keep": _FRACTION,
+    "drop_large": _FRACTION,
+    "factor": (lambda value: _number(value), "be a finite number"),
+    "base": _OBJECT,
+    "tensors": _OBJECT,
+}
+_BASE_TENSOR: dict[str, Check] = {
+    "dtype": (lambda value: isinstance(value, str) and value in ITEMSIZE, "be a dtype of safetensors"),
+    "shape": (lambda value: isinstance(value, list) and all(map(_natural, value)), "be a list of sizes"),
+    "sha256": _SHA256,
+}
+_RULE: dict[str, Check] = {"rule": (lambda value: value in RULES, f"be one of {', '.join(RULES)}")}
+
+
+def _manifest(path: Path, content: dict[str, Any]) -> Manifest:
+    _check(path, "", content, _FIELDS)
+    base, tensors = content["base"], content["tensors"]
+    _check(path, "base.", base, {"fingerprint": _SHA256, "tensors": _OBJECT})
+    for name, entry in base["tensors"].items():
+        _check(path, f"base.tensors.{name}.", entry, _BASE_TENSOR)
+    for name, entry in tensors.items():
+        _check(path, f"tensors.{name}.", entry, _RULE)
+        _check(path, f"tensors.{name}.", entry, {"rice": _rice(entry["rule"])})
+    settings: dict[str, Any] = {field: content[field] for field in SETTINGS}
+    return Manifest(
+        **settings,
+        fingerprint=base["fingerprint"],
+        base={
+            name: BaseTensor(entry["dtype"], tuple(entry["shape"]), entry["sha256"])
+            for name, entry in base["tensors"].items()
+        },
+        rules={name: Rule(entry["rule"], entry.get("rice")) for name, entry in tensors.items()},
+        made_by=content["pydelta"],
+    )
+
+
+def _rice(rule: str) -> Check:
+    if rule == CODED:
+        return _natural, "be a natural number"
+    return lambda value: value is None, f"be absent with the rule {rule}"
+
+
+def _check(path: Path, where: str, holder: Any, fields: Mapping[str, Check]) -> None:
+    if not isinstance(holder, dict):
+        raise ValueError(f"{path}: {where.removesuffix('.')} must be an object, got {holder!r}")
+    for field, (fits, rule) in fields.items():
+        if not fits(value := holder.get(field)):
+            raise ValueError(f"{path}: {where}{field} must {rule}, got {value!r}")

@@ -1,0 +1,156 @@
+"""A delta file, held against its own manifest. Opening and describing one needs no torch."""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydelta.checkpoint import Checkpoint, TensorInfo
+from pydelta.checkpoint.names import FLOATS
+from pydelta.checkpoint.staging import Pathlike
+from pydelta.deltafile.manifest import BASE, CODED, RANDOM, WHOLE, BaseTensor
+from pydelta.deltafile.parse import read_manifest
+
+if TYPE_CHECKING:
+    import torch
+
+
+def values_name(name: str) -> str:
+    """The stored tensor with the elements of the model's tensor ``name``."""
+    return f"values/{name}"
+
+
+def places_name(name: str) -> str:
+    """The stored tensor with the code of their places."""
+    return f"places/{name}"
+
+
+class DeltaFile:
+    """What a delta file says and holds.
+
+    Attributes:
+        path, manifest: see :class:`~pydelta.deltafile.manifest.Manifest`.
+        tensors: the model's tensors, name -> dtype and shape.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no delta file, of a newer version, or what it holds is not what it says.
+    """
+
+    def __init__(self, path: Pathlike) -> None:
+        self.path = Path(path)
+        if self.path.is_dir():
+            raise ValueError(f"{path}: not a delta file but a folder")
+        self._file = Checkpoint(path)
+        (header,) = self._file.shards.values()
+        self.manifest = read_manifest(self.path, header.metadata)
+        self.tensors = {name: self._model_tensor(name) for name in self.manifest.rules}
+        stored = {stored for name in self.tensors for stored in self._stored(name)}
+        if extra := sorted(self._file.tensors.keys() - stored):
+            raise ValueError(f"{path}: holds tensors that its manifest does not explain: {', '.join(extra)}")
+
+    def values(self, name: str) -> torch.Tensor:
+        """The stored elements of a tensor: in its shape where it is stored whole, else in a row."""
+        return self._file.tensor(values_name(name))
+
+    def mask(self, name: str, device: torch.device) -> torch.Tensor:
+        """Where the stored elements of a tensor belong.
+
+        Returns:
+            (N,) bool on ``device``, true as often as there are values.
+
+        Raises:
+            ValueError: the places are not sound, or not as many as the values.
+        """
+        import torch
+
+        from pydelta.deltafile import rice
+        from pydelta.deltafile.selection import count, random_mask
+        from pydelta.masks import RandomMask
+
+        rule, size = self.manifest.rules[name], math.prod(self.tensors[name].shape)
+        if rule.rule == WHOLE:
+            return torch.ones(size, dtype=torch.bool, device=device)
+        (given,) = self._file.shape(values_name(name))
+        if rule.rule == CODED:
+            code = self._file.tensor(places_name(name)).numpy()
+            try:
+                return torch.from_numpy(rice.decode(code, rule.rice or 0, given, size)).to(device)
+            except ValueError as error:
+                raise ValueError(f"{self.path}: tensor {name!r}: {error}") from None
+        mask = self.manifest.mask_of(name)
+        assert isinstance(mask, RandomMask)  # the header was checked
+        kept = random_mask(mask, size, device)
+        found = count(kept)
+        self._require(name, found == given, f"its mask keeps {found} elements, but {given} values are there")
+        return kept
+
+    def alike(self, a: str, b: str) -> bool:
+        """Two tensors are stored the same way with the same bytes."""
+        import torch
+
+        from pydelta.deltafile.selection import bits
+
+        if self.manifest.rules[a] != self.manifest.rules[b] or self.manifest.rules[a].rule == RANDOM:
+            return False
+        pairs = zip(self._stored(a), self._stored(b), strict=True)
+        return all(torch.equal(*(bits(self._file.tensor(x)) for x in pair)) for pair in pairs)
+
+    def describe(self) -> dict[str, Any]:
+        """See :func:`pydelta.deltafile.describe`."""
+        tensors = [
+            {
+                "name": name,
+                "rule": self.manifest.rules[name].rule,
+                "dtype": info.dtype,
+                "shape": list(info.shape),
+                "bytes": sum(self._file.tensors[stored].nbytes for stored in self._stored(name)),
+            }
+            for name, info in self.tensors.items()
+        ]
+        return {
+            "kind": "delta",
+            "path": str(self.path),
+            **self.manifest.settings(),
+            "base": {"fingerprint": self.manifest.fingerprint},
+            "bytes": self.path.stat().st_size,
+            "tensors": tensors,
+        }
+
+    def _stored(self, name: str) -> list[str]:
+        rule = self.manifest.rules[name].rule
+        values = [values_name(name)] if rule != BASE else []
+        return [*values, places_name(name)] if rule == CODED else values
+
+    def _model_tensor(self, name: str) -> TensorInfo:
+        """Dtype and shape of a tensor, if all that is stored of it fits its rule."""
+        require = functools.partial(self._require, name)
+        rule = self.manifest.rules[name]
+        for stored in self._stored(name):
+            require(stored in self._file.tensors, f"{stored!r} is missing")
+        if rule.rule == WHOLE:
+            values = self._file.tensors[values_name(name)]
+            return TensorInfo(name, values.dtype, values.shape)
+        require(name in self.manifest.base, "the base has no such tensor")
+        base = self.manifest.base[name]
+        if rule.rule != BASE:
+            self._check_values(name, base)
+        if rule.rule == CODED:
+            places = self._file.tensors[places_name(name)]
+            require(places.dtype == "U8" and len(places.shape) == 1, "its places must be a list of bytes")
+        if rule.rule == RANDOM:
+            require(self.manifest.mask == RANDOM, "its rule is random, but the file's mask is not")
+            require(base.dtype in FLOATS, f"no mask applies to {base.dtype}")
+        return TensorInfo(name, base.dtype, base.shape)
+
+    def _check_values(self, name: str, base: BaseTensor) -> None:
+        values, size = self._file.tensors[values_name(name)], math.prod(base.shape)
+        fits = values.dtype == base.dtype and len(values.shape) == 1 and values.shape[0] <= size
+        rule = f"its values must be {base.dtype}, at most {size} of them"
+        self._require(name, fits, f"{rule}, got {values.dtype} of shape {list(values.shape)}")
+
+    def _require(self, name: str, condition: bool, problem: str) -> None:
+        if not condition:
+            raise ValueError(f"{self.path}: tensor {name!r}: {problem}")

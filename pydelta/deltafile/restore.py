@@ -1,0 +1,82 @@
+"""``patch``: a base and a delta file into a checkpoint."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+
+from pydelta._progress import progress
+from pydelta.checkpoint import Checkpoint
+from pydelta.checkpoint.digest import tensor_digest
+from pydelta.checkpoint.layout import layout_of, output
+from pydelta.checkpoint.staging import Pathlike, check_output
+from pydelta.checkpoint.workers import Workers
+from pydelta.checkpoint.writer import Shards
+from pydelta.deltafile.manifest import BASE, RANDOM, WHOLE
+from pydelta.deltafile.reader import DeltaFile
+from pydelta.deltafile.selection import put, rescaled, take
+
+
+def patch(base: Pathlike, file: Pathlike, out: Pathlike, *, force: bool, show: bool) -> Path:
+    """See :func:`pydelta.deltafile.patch`."""
+    target = check_output(out, force=force, inputs=[base, file])
+    delta, origin = DeltaFile(file), Checkpoint(base)
+    _check_base(delta, origin)
+    shards, metadata = _layout(delta, origin, target)
+    with (
+        output(target, shards, metadata, force=force, copy_from=origin.folder) as writer,
+        progress("patch", sum(info.nbytes for info in delta.tensors.values()), show) as advance,
+        Workers(advance) as workers,
+    ):
+        digests = {n: workers.begin(functools.partial(tensor_digest, origin, n)) for n in origin.names}
+        written = [info.name for tensors in shards.values() for info in tensors]
+        for name in dict.fromkeys([*written, *origin.names]):
+            if name in digests and digests[name].result() != delta.manifest.base[name].sha256:
+                raise ValueError(f"{origin.path}: not the base of {file}: tensor {name!r} differs")
+            if name in delta.tensors:
+                advance(writer.write(name, _restore(delta, origin, name)))
+    return target
+
+
+def new_values(delta: DeltaFile, name: str, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(count,): what becomes of the elements of the base's ``x`` where ``mask`` is true."""
+    values = delta.values(name).view(-1).to(x.device)
+    if delta.manifest.rules[name].rule != RANDOM:
+        return values
+    return rescaled(values, take(x, mask), delta.manifest.factor)
+
+
+def _restore(delta: DeltaFile, base: Checkpoint, name: str) -> torch.Tensor:
+    rule = delta.manifest.rules[name].rule
+    if rule == WHOLE:
+        return delta.values(name)
+    x = base.tensor(name)  # private: what is written here is not written to the file
+    if rule != BASE:
+        mask = delta.mask(name, x.device)
+        put(x, mask, new_values(delta, name, x, mask))
+    return x
+
+
+def _check_base(delta: DeltaFile, base: Checkpoint) -> None:
+    """Names, shapes and dtypes of the base; its bytes are compared later."""
+    found = {info.name: (info.dtype, info.shape) for info in base.tensors.values()}
+    wanted = {name: (tensor.dtype, tensor.shape) for name, tensor in delta.manifest.base.items()}
+    differ = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
+    if differ:
+        raise ValueError(
+            f"{base.path}: not the base of {delta.path}: {', '.join(differ)} differ in name, shape or dtype"
+        )
+
+
+def _layout(delta: DeltaFile, base: Checkpoint, out: Path) -> tuple[Shards, dict[str, dict[str, str]]]:
+    """The base's layout with the model's tensors; what the base lacks goes into the last file."""
+    shards, metadata = layout_of(base, out)
+    left = dict(delta.tensors)
+    found: Shards = {
+        file: [left.pop(info.name) for info in tensors if info.name in left]
+        for file, tensors in shards.items()
+    }
+    found[list(found)[-1]] += left.values()
+    return {file: tensors for file, tensors in found.items() if tensors}, metadata

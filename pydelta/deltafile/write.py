@@ -1,0 +1,102 @@
+"""``diff``: two checkpoints into one delta file."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from pydelta._progress import progress
+from pydelta.checkpoint import Checkpoint, TensorInfo
+from pydelta.checkpoint.digest import fingerprint, tensor_digest
+from pydelta.checkpoint.header import ITEMSIZE
+from pydelta.checkpoint.memory import NAMES, TORCH, buffer
+from pydelta.checkpoint.names import FLOATS
+from pydelta.checkpoint.staging import Pathlike, check_output, staged
+from pydelta.checkpoint.workers import Workers
+from pydelta.checkpoint.workspace import check_finite
+from pydelta.checkpoint.writer import Writer, writing
+from pydelta.deltafile.encode import Entry, encode
+from pydelta.deltafile.manifest import WHOLE, BaseTensor, Manifest, Rule
+from pydelta.deltafile.options import Options
+from pydelta.deltafile.reader import places_name, values_name
+
+_CHUNK = 1 << 22
+
+
+def write(
+    base: Pathlike, tuned: Pathlike, out: Pathlike, options: Options, *, force: bool, show: bool
+) -> Path:
+    """See :func:`pydelta.deltafile.diff`."""
+    target = check_output(out, force=force, inputs=[base, tuned])
+    if target.is_dir():
+        raise ValueError(f"{target}: a folder is not replaced by a delta file")
+    origin, model = Checkpoint(base), Checkpoint(tuned)
+    if not any(_fits(origin, info) for info in model.tensors.values()):
+        raise ValueError(f"{model.path}: no tensor has name, shape and dtype of one of {origin.path}")
+    with (
+        staged(target, force=force) as new,
+        # What is stored is known in the end alone: until then it waits in a file without a name.
+        tempfile.TemporaryFile(dir=new.parent) as waiting,
+        progress("diff", model.nbytes, show) as advance,
+        Workers(advance) as workers,
+    ):
+        digests = {n: workers.begin(functools.partial(tensor_digest, origin, n)) for n in origin.names}
+        manifest, stored = options.manifest(), []
+        for info in model.tensors.values():
+            entry = _encode(origin, model, info, manifest)
+            manifest.rules[info.name] = entry.rule
+            stored += _keep(waiting, info, entry)
+            advance(info.nbytes)
+        for info in origin.tensors.values():
+            manifest.base[info.name] = BaseTensor(info.dtype, info.shape, digests[info.name].result())
+        whole = fingerprint(origin, {name: tensor.sha256 for name, tensor in manifest.base.items()})
+        head = dataclasses.replace(manifest, fingerprint=whole).metadata()
+        with writing(new.parent, {new.name: stored}, {new.name: head}) as writer:
+            _release(waiting, stored, writer)
+    return target
+
+
+def _fits(base: Checkpoint, info: TensorInfo) -> bool:
+    other = base.tensors.get(info.name)
+    return other is not None and (other.dtype, other.shape) == (info.dtype, info.shape)
+
+
+def _encode(base: Checkpoint, model: Checkpoint, info: TensorInfo, manifest: Manifest) -> Entry:
+    fits, tuned = _fits(base, info), model.tensor(info.name)
+    if manifest.mask and tuned.is_floating_point():
+        check_finite(model, info.name)
+    if not fits:
+        return Entry(Rule(WHOLE), tuned)
+    origin = base.tensor(info.name)
+    if manifest.mask and origin.is_floating_point():
+        check_finite(base, info.name)
+    masked = info.dtype in FLOATS and len(info.shape) > 1 and info.nbytes > 0
+    try:
+        return encode(tuned, origin, manifest.mask_of(info.name) if masked else None)
+    except ValueError as error:
+        raise ValueError(f"{model.home(info.name).path}: tensor {info.name!r}: {error}") from None
+
+
+def _keep(waiting: BinaryIO, info: TensorInfo, entry: Entry) -> list[TensorInfo]:
+    """Puts aside what is stored of a tensor, and gives it names."""
+    kept = []
+    for name, x in ((values_name(info.name), entry.values), (places_name(info.name), entry.places)):
+        if x is not None:
+            kept.append(TensorInfo(name, NAMES[x.dtype], tuple(x.shape)))
+            waiting.write(buffer(x))
+    return kept
+
+
+def _release(waiting: BinaryIO, stored: list[TensorInfo], writer: Writer) -> None:
+    waiting.seek(0)
+    for info in stored:
+        count = info.nbytes // ITEMSIZE[info.dtype]
+        for start in range(0, max(count, 1), _CHUNK):
+            part = torch.empty(min(_CHUNK, count - start), dtype=TORCH[info.dtype])
+            waiting.readinto(buffer(part))  # type: ignore[attr-defined]
+            writer.write(info.name, part, start)
