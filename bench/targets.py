@@ -76,6 +76,11 @@ def peft(kind: str) -> Figure:
     return lambda r: faster(r) if r.get("transform") == kind else None
 
 
+def mergekit(*methods: str) -> Figure:
+    faster = ratio("merge models", "mergekit")
+    return lambda r: faster(r) if r.get("transform") in methods else None
+
+
 TARGETS = (
     Target("hadamard fp32, of the copy", 0.7, fraction("hadamard", "fp32")),
     Target("hadamard bf16, of the copy", 0.6, fraction("hadamard", "bf16")),
@@ -95,6 +100,12 @@ TARGETS = (
     Target("merge_into by magnitudes, times faster than peft", 25.0, peft("magnitude")),
     Target("merge_into by random masks, times faster than peft", 10.0, peft("random")),
     Target("magnitude_threshold bf16, time over reading once", 1.6, over_reading, at_least=False),
+    Target("linear merges, times faster than mergekit", 5.0, mergekit("linear", "task_arithmetic")),
+    Target("DARE, times faster than mergekit", 15.0, mergekit("dare_linear", "dare_ties")),
+    Target("other merges, times faster than mergekit", 40.0, mergekit("ties", "breadcrumbs", "della")),
+    Target(
+        "merge models, memory over mergekit's", 0.25, figure("merge models", "over_memory"), at_least=False
+    ),
     Target("a call on 64 KiB, microseconds", 25.0, figure("call", "seconds", 1e-6), at_least=False),
     Target("compress, time over plain copies", 1.5, figure("compress", "over_copy"), at_least=False),
     Target("compress, peak memory over its bound", 1.0, figure("compress", "over_memory"), at_least=False),

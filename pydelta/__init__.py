@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pydelta.masks import MagnitudeThreshold as MagnitudeThreshold
     from pydelta.masks import RandomMask as RandomMask
     from pydelta.masks import WandaMask as WandaMask
+    from pydelta.merging import merge as merge
+    from pydelta.merging import prune as prune
     from pydelta.ops.hadamard import hadamard as hadamard
     from pydelta.ops.magnitude_threshold import magnitude_threshold as magnitude_threshold
     from pydelta.ops.mask_rescale import mask_rescale as mask_rescale
@@ -55,8 +57,10 @@ _HOME = {
     "load_checkpoint": "pydelta.checkpoint",
     "magnitude_threshold": "pydelta.ops",
     "mask_rescale": "pydelta.ops",
+    "merge": "pydelta.merging",
     "merge_into": "pydelta.ops",
     "quantize": "pydelta.ops",
+    "prune": "pydelta.merging",
     "retrieve": "pydelta.ops",
     "rotate": "pydelta.ops",
     "save_checkpoint": "pydelta.checkpoint",

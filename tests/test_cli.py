@@ -112,7 +112,7 @@ def test_env(capsys):
 
 USAGE = {
     "no command": ([], "pydelta: the following arguments are required: COMMAND"),
-    "unknown command": (["merge"], "pydelta: argument COMMAND: invalid choice: 'merge'"),
+    "unknown command": (["blend"], "pydelta: argument COMMAND: invalid choice: 'blend'"),
     "unknown flag": (["env", "--fast"], "pydelta env: unrecognized arguments: --fast"),
     "no model": (
         ["compress", "--base", "b", "-o", "s"],

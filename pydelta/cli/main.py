@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from pydelta import __version__
-from pydelta.cli import compress, demo, env, inspect, retrieve
+from pydelta.cli import compress, demo, diff, env, inspect, merge, patch, prune, retrieve, similarity
 
-COMMANDS = (compress, retrieve, inspect, env, demo)
+COMMANDS = (merge, prune, similarity, compress, retrieve, diff, patch, inspect, env, demo)
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    top = Parser(prog="pydelta", description="Compress fine-tuned models and get them back.")
+    top = Parser(prog="pydelta", description="Merge, prune and compress fine-tuned models.")
     top.add_argument("--version", action="version", version=f"pydelta {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:

@@ -1,0 +1,158 @@
+"""Which fine-tunes collide: the cosines of their deltas."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pydelta._check import compute_dtype
+from pydelta._progress import progress
+from pydelta.checkpoint import Checkpoint
+from pydelta.checkpoint.header import ITEMSIZE
+from pydelta.checkpoint.memory import TORCH
+from pydelta.checkpoint.names import FLOATS, group_of
+from pydelta.checkpoint.staging import Pathlike
+from pydelta.checkpoint.workers import Workers
+from pydelta.checkpoint.workspace import PART_BYTES, Workspace, check_part
+
+
+@dataclasses.dataclass(frozen=True)
+class Similarity:
+    """Cosines of the deltas of models.
+
+    Attributes:
+        models: their names, in the order given.
+        overall: cosines[i][j] over all tensors; NaN where a delta is zero.
+        groups: the same for the tensors of each kind: names that agree up to the layer number.
+        norms: group -> every model's delta's L2 norm.
+    """
+
+    models: tuple[str, ...]
+    overall: list[list[float]]
+    groups: dict[str, list[list[float]]]
+    norms: dict[str, list[float]]
+
+
+def similarity(base: Pathlike, models: Mapping[str, Pathlike], *, show: bool = False) -> Similarity:
+    """Reads base and models once and compares their deltas; floating tensors of all of them count.
+
+    Raises:
+        ValueError: names or shapes differ (all problems in one sentence), or NaN or Inf in a tensor.
+        OSError: a file cannot be read.
+    """
+    origin = Checkpoint(base)
+    tuned = {name: Checkpoint(path) for name, path in models.items()}
+    problems = [problem for name, model in tuned.items() for problem in _problems(name, model, origin)]
+    if problems:
+        raise ValueError("; ".join(problems))
+    reader = _Reader(origin, tuned)
+    names = [info.name for info in origin.tensors.values() if info.dtype in FLOATS and info.nbytes]
+    sizes = sum(model.tensors[name].nbytes for model in [origin, *tuned.values()] for name in names)
+    with progress("similarity", sizes, show) as advance, Workers(advance) as workers:
+        for name in names:
+            for start, count in reader.parts(name):
+                workers.part(functools.partial(reader.read, name, start, count))
+    grams: dict[str, torch.Tensor] = {}
+    for name in names:
+        parts = reader.grams[name]
+        total = torch.stack([parts[start] for start in sorted(parts)]).sum(0)
+        group = group_of(name)
+        grams[group] = grams[group] + total if group in grams else total
+    count = len(tuned)
+    whole = sum(grams.values(), torch.zeros(count, count, dtype=torch.float64))
+    norms = {group: gram.diagonal().sqrt().tolist() for group, gram in grams.items()}
+    return Similarity(
+        tuple(tuned), _cosines(whole), {group: _cosines(gram) for group, gram in grams.items()}, norms
+    )
+
+
+def draw(found: Similarity, path: Path) -> None:
+    """A heat map of the overall cosines, and one for each kind of tensor.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("a heat map needs matplotlib: pip install matplotlib") from None
+    panels = {"all tensors": found.overall, **found.groups}
+    columns = min(4, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(3.4 * columns, 3.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    ticks = range(len(found.models))
+    image: Any = None
+    for i, (title, cosines) in enumerate(panels.items()):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        image = axes.imshow(cosines, vmin=-1, vmax=1, cmap="RdBu_r")
+        axes.set_title(title if len(title) < 40 else "..." + title[-37:], fontsize=8)
+        axes.set_xticks(ticks, found.models, rotation=45, ha="right", fontsize=7)
+        axes.set_yticks(ticks, found.models, fontsize=7)
+        for row in ticks:
+            for column in ticks:
+                value = cosines[row][column]
+                color = "white" if abs(value) > 0.6 else "black"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=color)
+    figure.colorbar(image, ax=figure.axes, shrink=0.6, label="cosine of the deltas")
+    figure.savefig(path, dpi=150)
+
+
+class _Reader:
+    """Inner products of deltas, part by part."""
+
+    def __init__(self, base: Checkpoint, models: Mapping[str, Checkpoint]) -> None:
+        self._base, self._models = base, models
+        self._work = Workspace()
+        self._lock = threading.Lock()
+        self.grams: dict[str, dict[int, torch.Tensor]] = {}
+
+    def parts(self, name: str) -> Sequence[tuple[int, int]]:
+        total = math.prod(self._base.shape(name))
+        step = PART_BYTES // (4 * (len(self._models) + 1))
+        return [(start, min(step, total - start)) for start in range(0, total, step)]
+
+    def read(self, name: str, start: int, count: int) -> int:
+        base = self._part(self._base, name, start, count)
+        compute = compute_dtype(base.dtype)
+        deltas = self._work.get("deltas", (len(self._models), count), compute)
+        origin = self._work.get("origin", (count,), compute).copy_(base)
+        for row, model in zip(deltas, self._models.values(), strict=True):
+            row.copy_(self._part(model, name, start, count)).sub_(origin)
+        gram = (deltas @ deltas.T).double()
+        with self._lock:
+            self.grams.setdefault(name, {})[start] = gram
+        return count * sum(ITEMSIZE[m.dtype(name)] for m in [self._base, *self._models.values()])
+
+    def _part(self, model: Checkpoint, name: str, start: int, count: int) -> torch.Tensor:
+        out = self._work.get("read", (count,), TORCH[model.dtype(name)])
+        model.read(name, out, start)
+        check_part(model, name, out)
+        return out
+
+
+def _problems(name: str, model: Checkpoint, base: Checkpoint) -> list[str]:
+    found = []
+    for info in base.tensors.values():
+        other = model.tensors.get(info.name)
+        if other is None:
+            found.append(f"{name} ({model.path}) lacks {info.name}")
+        elif other.shape != info.shape:
+            found.append(f"{name}: {info.name} has shape {list(other.shape)}, not {list(info.shape)}")
+        elif (other.dtype in FLOATS) != (info.dtype in FLOATS):
+            found.append(f"{name}: {info.name} has dtype {other.dtype}, in the base {info.dtype}")
+    return found
+
+
+def _cosines(gram: torch.Tensor) -> list[list[float]]:
+    norms = gram.diagonal().sqrt()
+    cosines: list[list[float]] = (gram / torch.outer(norms, norms)).tolist()
+    return cosines
