@@ -211,3 +211,18 @@ def test_opcheck_and_compilation(backend, device):
     torch._dynamo.reset()
     compiled = torch.compile(masked, fullgraph=True, backend="aot_eager")
     assert_same_bits(compiled(x), masked(x))
+
+
+@against_reference
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("group", ["tensor", "row"])
+def test_what_is_no_number_never_stays(backend, device, dtype, group):
+    """NaN is larger than all in the order, and before no cut: checkpoints with NaN are refused before this."""
+    x = normal(3, 40, dtype=dtype)
+    x[0, 1], x[1, 2], x[2, 3] = float("nan"), float("inf"), -float("nan")
+    for keep, drop_large in ((1.0, 0.0), (0.5, 0.0), (0.5, 0.3)):
+        check(backend, device, x, keep=keep, drop_large=drop_large, group=group)
+        mask = BandMask(keep, drop_large, group)
+        actual = pydelta.mask_rescale(x.to(device), mask, backend=backend)
+        assert not actual.isnan().any()
+        assert_same_bits(actual, pydelta.mask_rescale(x, mask, backend="reference"))

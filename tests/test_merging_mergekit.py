@@ -145,3 +145,30 @@ def test_keys_that_mergekit_ignores_are_refused(tmp_path):
     problems = read_recipe(path).problems
     for part in ("key lam of the recipe is not supported", "is one of the whole recipe"):
         assert any(part in problem for problem in problems), part
+
+
+def test_steps_are_not_rounded_to_the_dtype():
+    """1 + 2^-7 twice over 1, in bf16: a sum of deltas rounded at every step would lose the halves."""
+    step = 2.0**-7  # bf16's distance between neighbours at 1
+    base = {"w": torch.full((4, 4), 1.0, dtype=torch.bfloat16)}
+    tuned = {"w": torch.full((4, 4), 1 + step, dtype=torch.bfloat16)}
+    weights = {"a": 0.3, "b": 0.3}
+    merged = merge(base, dict.fromkeys("ab", tuned), method="task_arithmetic", weights=weights)
+    assert float(merged["w"][0, 0]) == 1 + step  # 0.6 of a step, rounded once; 0.3 and 0.3 would round to 0
+
+
+def test_equal_magnitudes_stay_by_their_index():
+    base = {"w": torch.zeros(2, 4)}
+    tuned = {"w": torch.tensor([[1.0, -1, 1, 1], [-1, 1, 1, -1]])}
+    merged = merge(base, {"a": tuned}, method="ties", density=0.4)
+    assert merged["w"].tolist() == [[1, -1, 1, 0], [0, 0, 0, 0]]
+
+
+def test_dellas_probabilities_fall_by_2_epsilon_over_n():
+    """Ranks 0 .. n - 1 of 4 with epsilon 0.2 about 0.5: 0.7, 0.6, 0.5 and 0.4."""
+    base, rows = {"w": torch.zeros(20_000, 4)}, torch.tensor([4.0, 3, 2, 1]).repeat(20_000, 1)
+    merged = merge(base, {"a": {"w": rows}}, method="della_linear", density=0.5, epsilon=0.2)["w"]
+    kept = (merged != 0).double().mean(0)
+    assert torch.allclose(kept, torch.tensor([0.7, 0.6, 0.5, 0.4], dtype=torch.float64), atol=0.018)
+    factors = merged.max(0).values / rows[0]
+    assert torch.allclose(factors, 1 / torch.tensor([0.7, 0.6, 0.5, 0.4]))
