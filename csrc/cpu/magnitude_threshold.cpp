@@ -14,12 +14,13 @@ constexpr int64_t kSmallGroup = int64_t(1) << 18;
 // The elements of some ranks of a group that fits in scratch memory.
 template <class T, class C = compute_t<T>>
 void find_small(Group<T> group, const int64_t* ranks, Found<C>* found, int count) {
-  bits_t<C>* const codes = scratch<bits_t<C>>(group.size + kRun<C>);
+  const int64_t room = group.size + kRun<C>;
+  bits_t<C>* const codes = scratch<bits_t<C>>(2 * room);
   group.fill(codes, 0, group.size);
   for (int i = 0; i < count; ++i) {
-    const auto code = code_of_rank<C>(codes, group.size, ranks[i], 0, ~bits_t<C>(0) >> 1);
-    const int64_t above = codes_at_least<C>(codes, group.size, code + 1);
-    found[i] = {code, place_of(codes, code, ranks[i] - above)};
+    const auto code = code_of_rank<C>(codes, group.size, ranks[i], codes + room);
+    const int64_t above = codes_above<C>(codes, group.size, code);
+    found[i] = {code, place_of(codes, group.size, code, ranks[i] - above)};
   }
 }
 

@@ -1,18 +1,14 @@
 // Exact order statistics of codes in memory: by bisection, counting a vector at a time.
 #pragma once
+#include <cmath>
+
 #include "masks.h"
 #include "walk.h"
 
 namespace PYDELTA_NAMESPACE {
 
-// x - base of a pair of vectors; x where there is no base.
-template <Order order, class T, class C = compute_t<T>>
-PYDELTA_INLINE inline Pair<C> delta_pair(const T* x, const T* base, int64_t j, int64_t left) {
-  const Pair<C> v = load2_upto<order>(x + j, left);
-  if (!base) return v;
-  const Pair<C> b = load2_upto<order>(base + j, left);
-  return {v.a - b.a, v.b - b.b};
-}
+// What a group's loops are made for: x alone, x - base, or whatever there is.
+enum class Form { plain, delta, any };
 
 // The elements whose magnitudes are in one order: |x - base| * norm, base and norms where they are there.
 template <class T, class C = compute_t<T>>
@@ -22,11 +18,16 @@ struct Group {
   const C* norm;
   int64_t size;
 
+  Form form() const { return norm ? Form::any : base ? Form::delta : Form::plain; }
+
   // A pair of vectors that has the magnitudes, signs aside.
-  template <Order order>
+  template <Order order, Form form = Form::any>
   PYDELTA_INLINE Pair<C> sizes(int64_t j, int64_t left) const {
-    const Pair<C> d = delta_pair<order>(x, base, j, left);
-    if (!norm) return d;
+    const Pair<C> v = load2_upto<order>(x + j, left);
+    if (form == Form::plain || (form == Form::any && !base && !norm)) return v;
+    const Pair<C> b = form == Form::delta || base ? load2_upto<order>(base + j, left) : Pair<C>{};
+    const Pair<C> d{v.a - b.a, v.b - b.b};
+    if (form == Form::delta || !norm) return d;
     const Pair<C> factor = load2_upto<order>(norm + j, left);
     return {d.a * factor.a, d.b * factor.b};
   }
@@ -63,104 +64,163 @@ void Group<T, C>::fill(bits_t<C>* codes, int64_t begin, int64_t count) const {
   pad_codes<C>(codes, count);
 }
 
-// The codes that lie strictly between two others, behind those at `end`; room for a whole vector.
+// The codes from `low` to `high`, behind those at `end`; room for a whole vector. Without `keep` they only
+// count.
 template <class C>
 PYDELTA_INLINE inline bits_t<C>* append_between(bits_t<C>* end, VecBits<C> code, VecBits<C> low,
-                                                VecBits<C> high) {
+                                                VecBits<C> high, bool keep) {
 #if defined(__AVX512F__)
   const auto c = (__m512i)code, a = (__m512i)low, b = (__m512i)high;
   if constexpr (sizeof(C) == 4) {
-    const auto inside = _mm512_mask_cmplt_epi32_mask(_mm512_cmplt_epi32_mask(a, c), c, b);
-    _mm512_storeu_si512(end, _mm512_maskz_compress_epi32(inside, c));
+    const auto inside = _mm512_mask_cmple_epi32_mask(_mm512_cmple_epi32_mask(a, c), c, b);
+    if (keep) _mm512_storeu_si512(end, _mm512_maskz_compress_epi32(inside, c));
     return end + __builtin_popcount(inside);
   } else {
-    const auto inside = _mm512_mask_cmplt_epi64_mask(_mm512_cmplt_epi64_mask(a, c), c, b);
-    _mm512_storeu_si512(end, _mm512_maskz_compress_epi64(inside, c));
+    const auto inside = _mm512_mask_cmple_epi64_mask(_mm512_cmple_epi64_mask(a, c), c, b);
+    if (keep) _mm512_storeu_si512(end, _mm512_maskz_compress_epi64(inside, c));
     return end + __builtin_popcount(inside);
   }
 #else
   const auto c = (VecInts<C>)code;
-  for (uint32_t inside = lane_bits<C>((VecBits<C>)((c > (VecInts<C>)low) & (c < (VecInts<C>)high))); inside;
-       inside &= inside - 1) {
-    *end++ = code[__builtin_ctz(inside)];
-  }
+  uint32_t inside = lane_bits<C>((VecBits<C>)((c >= (VecInts<C>)low) & (c <= (VecInts<C>)high)));
+  if (!keep) return end + __builtin_popcount(inside);
+  for (; inside; inside &= inside - 1) *end++ = code[__builtin_ctz(inside)];
   return end;
 #endif
 }
 
-// count + 1 in the lanes where a code is at least `bound`.
+// count + 1 in the lanes where a code is above `bound`; all as signed integers.
 template <class C>
-PYDELTA_INLINE inline VecBits<C> count_at_least(VecBits<C> count, VecBits<C> code, VecBits<C> bound) {
+PYDELTA_INLINE inline VecBits<C> count_above(VecBits<C> count, VecBits<C> code, VecBits<C> bound) {
 #if defined(__AVX512F__)
   const auto n = (__m512i)count, c = (__m512i)code, b = (__m512i)bound;
   const auto one = _mm512_set1_epi64(-1);
   if constexpr (sizeof(C) == 4) {
-    return (VecBits<C>)_mm512_mask_sub_epi32(n, _mm512_cmple_epi32_mask(b, c), n, one);
+    return (VecBits<C>)_mm512_mask_sub_epi32(n, _mm512_cmplt_epi32_mask(b, c), n, one);
   } else {
-    return (VecBits<C>)_mm512_mask_sub_epi64(n, _mm512_cmple_epi64_mask(b, c), n, one);
+    return (VecBits<C>)_mm512_mask_sub_epi64(n, _mm512_cmplt_epi64_mask(b, c), n, one);
   }
 #else
-  return count - (VecBits<C>)((VecInts<C>)code >= (VecInts<C>)bound);
+  return count - (VecBits<C>)((VecInts<C>)code > (VecInts<C>)bound);
 #endif
 }
 
-template <class C>
-PYDELTA_INLINE inline int64_t sum_lanes(VecBits<C> count) {
-  int64_t total = 0;
-  for (int i = 0; i < kLanes<C>; ++i) total += int64_t(count[i]);
-  return total;
+// Lane i plus lane i XOR h, for h down to 1: every lane becomes the sum of all.
+template <int h, class C>
+PYDELTA_INLINE inline VecBits<C> folded(VecBits<C> v) {
+  if constexpr (h == 0) {
+    return v;
+  } else {
+    constexpr auto all = std::make_index_sequence<kLanes<C>>();
+    return folded<h / 2, C>(v + bit_cast<VecBits<C>>(exchange<h, C>(bit_cast<Vec<C>>(v), all)));
+  }
 }
 
-// How many of n padded codes are at least `bound`.
+// The sum of the lanes, which is less than 2^32.
 template <class C>
-[[gnu::noinline]] int64_t codes_at_least(const bits_t<C>* codes, int64_t n, bits_t<C> bound) {
-  const VecBits<C> least = VecBits<C>{} + bound;
+PYDELTA_INLINE inline int64_t sum_lanes(VecBits<C> count) {
+  return int64_t(folded<kLanes<C> / 2, C>(count)[0]);
+}
+
+// How many of n padded codes are above `bound`.
+template <class C>
+[[gnu::noinline]] int64_t codes_above(const bits_t<C>* codes, int64_t n, bits_t<C> bound) {
+  const VecBits<C> bounds = VecBits<C>{} + bound;
   VecBits<C> count[4] = {};
   for (int64_t i = 0; i < n; i += kRun<C>) {
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) {
       VecBits<C> code;
       memcpy(&code, codes + i + v * kLanes<C>, sizeof(code));
-      count[v] = count_at_least<C>(count[v], code, least);
+      count[v] = count_above<C>(count[v], code, bounds);
     }
   }
   return sum_lanes<C>(count[0] + count[1] + count[2] + count[3]);
 }
 
-// The least of n padded codes that is at least `bound`; there is one.
+// The code of rank `rank` >= 1 (1: the largest) of n padded codes, by bisection. Codes that share their
+// lowest bits, as those of widened bf16 do, take fewer steps.
 template <class C>
-bits_t<C> least_code_from(const bits_t<C>* codes, int64_t n, bits_t<C> bound) {
-  constexpr bits_t<C> most = ~bits_t<C>(0) >> 1;
-  bits_t<C> found = most;
-  for (int64_t i = 0; i < n; ++i) {
-    const bits_t<C> code = codes[i] <= most && codes[i] >= bound ? codes[i] : most;
-    found = code < found ? code : found;
+bits_t<C> bisected(const bits_t<C>* codes, int64_t n, int64_t rank) {
+  using U = bits_t<C>;
+  U low = codes[0], high = codes[0], differing = 0;
+  for (int64_t i = 1; i < n; ++i) {
+    low = codes[i] < low ? codes[i] : low;
+    high = codes[i] > high ? codes[i] : high;
+    differing |= codes[i] ^ codes[0];
   }
-  return found;
-}
-
-// The code of rank `rank` >= 1 (1: the largest) of n padded codes; it lies in [low, high].
-template <class C>
-bits_t<C> code_of_rank(const bits_t<C>* codes, int64_t n, int64_t rank, bits_t<C> low, bits_t<C> high) {
+  const int step = differing ? __builtin_ctzll(differing) : 0;
   while (low < high) {
-    const bits_t<C> middle = low + (high - low + 1) / 2;
-    const int64_t count = codes_at_least<C>(codes, n, middle);
-    if (count == rank) return least_code_from<C>(codes, n, middle);
-    if (count > rank) {
+    const U middle = low + ((((high - low) >> step) + 1) / 2 << step);
+    const int64_t count = codes_above<C>(codes, n, middle - 1);
+    if (count >= rank) {
       low = middle;
     } else {
-      high = middle - 1;
+      high = middle - (U(1) << step);
     }
+    if (count != rank) continue;
+    U beyond = high - middle;  // the least code from there on
+    for (int64_t i = 0; i < n; ++i) {
+      const U distance = codes[i] - middle;  // very large for lower ones
+      beyond = distance < beyond ? distance : beyond;
+    }
+    return middle + beyond;
   }
   return low;
 }
 
-// The place of the occurrence number `which` >= 1 of a code.
+// Codes from `low` to `high`.
+template <class C>
+struct Interval {
+  bits_t<C> low, high;
+};
+
+// Where the code of a rank of `size` codes most likely lies, by a padded sample of them.
+template <class C>
+Interval<C> likely(const bits_t<C>* sample, int64_t sampled, int64_t rank, int64_t size, double deviations) {
+  const double part = double(rank) / double(size), expected = part * double(sampled),
+               wide = deviations * (std::sqrt(expected * (1 - part)) + 1);
+  const auto first = int64_t(expected - wide), last = int64_t(expected + wide) + 1;
+  return {last > sampled ? 0 : bisected<C>(sample, sampled, last),
+          first < 1 ? ~bits_t<C>(0) >> 1 : bisected<C>(sample, sampled, first)};
+}
+
+// The code of a rank of n padded codes. If there are many, a sample says which of them to look at. spare:
+// room for as many.
+template <class C>
+bits_t<C> code_of_rank(const bits_t<C>* codes, int64_t n, int64_t rank, bits_t<C>* spare) {
+  constexpr int64_t kSampled = 256;
+  if (n < 8 * kSampled) return bisected<C>(codes, n, rank);
+  for (int64_t i = 0; i < kSampled; ++i) spare[i] = codes[i * (n / kSampled)];
+  const Interval<C> band = likely<C>(spare, kSampled, rank, n, 4);
+  bits_t<C>* end = spare;
+  VecBits<C> above{};
+  const VecBits<C> low = VecBits<C>{} + band.low, high = VecBits<C>{} + band.high;
+  for (int64_t i = 0; i < n; i += kLanes<C>) {
+    VecBits<C> code;
+    memcpy(&code, codes + i, sizeof(code));
+    above = count_above<C>(above, code, high);
+    end = append_between<C>(end, code, low, high, true);
+  }
+  const int64_t number = rank - sum_lanes<C>(above), inside = end - spare;
+  if (number < 1 || number > inside) return bisected<C>(codes, n, rank);
+  pad_codes<C>(spare, inside);
+  return bisected<C>(spare, inside, number);
+}
+
+// The place of the occurrence number `which` >= 1 of a code; there is one among n.
 template <class U>
-int64_t place_of(const U* codes, U code, int64_t which) {
-  int64_t place = -1;
-  while (which > 0) which -= codes[++place] == code;
-  return place;
+int64_t place_of(const U* codes, int64_t n, U code, int64_t which) {
+  constexpr int64_t kBlock = 64;
+  int64_t place = 0;
+  for (; place + kBlock <= n; place += kBlock) {
+    U equal = 0;
+    for (int64_t i = 0; i < kBlock; ++i) equal += codes[place + i] == code;
+    if (which <= int64_t(equal)) break;
+    which -= int64_t(equal);
+  }
+  while (which > 0) which -= codes[place++] == code;
+  return place - 1;
 }
 
 }  // namespace PYDELTA_NAMESPACE
