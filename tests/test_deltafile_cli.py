@@ -158,3 +158,14 @@ def test_describing_needs_no_torch(folder):
     assert main(["diff", *MODELS, "-o", "f", "--keep", "0.5", "--quiet"]) == 0
     done = subprocess.run([sys.executable, "-c", HEADERS_ALONE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_inspect_knows_a_delta_file(folder, capsys):
+    assert main(["diff", *MODELS, "-o", "f", "--keep", "0.5", "--quiet"]) == 0
+    assert main(["inspect", "f", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == describe("f")
+    assert main(["inspect", "f"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"f: delta, 11 tensors, {(folder / 'f').stat().st_size:,} bytes"
+    assert lines[1] == "model m0.safetensors, mask random, keep 0.5, drop_large 0.0, factor 2.0, seed 42"
+    assert len(lines) == 4 + 11

@@ -1,4 +1,4 @@
-"""``pydelta inspect``: what a store or a checkpoint holds, from headers alone."""
+"""``pydelta inspect``: what a store, a delta file or a checkpoint holds, from headers alone."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from pydelta.cli.compress import Commands
 def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "inspect",
-        help="list the tensors of a store or a checkpoint",
-        description="List the tensors of a store or a checkpoint, and a store's expected errors.",
+        help="list the tensors of a store, a delta file or a checkpoint",
+        description="List the tensors of a store (and its expected errors), a delta file or a checkpoint.",
     )
-    parser.add_argument("path", metavar="PATH", help="a store, a Hugging Face folder or a safetensors file")
+    parser.add_argument(
+        "path", metavar="PATH", help="a store, a delta file, or a checkpoint: a folder or a file"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     path = Path(args.path)
-    found = _store(path) if (path / "store.json").is_file() else _checkpoint(path)
+    found = _store(path) if (path / "store.json").is_file() else _files(path)
     if args.json:
         print(json.dumps(found, indent=1))
     else:
@@ -37,10 +39,15 @@ def _store(path: Path) -> dict[str, Any]:
     return Superposition.open(path).describe()
 
 
-def _checkpoint(path: Path) -> dict[str, Any]:
+def _files(path: Path) -> dict[str, Any]:
+    """A delta file or a checkpoint."""
     from pydelta.checkpoint import Checkpoint
+    from pydelta.deltafile import describe
+    from pydelta.deltafile.manifest import FORMAT
 
     checkpoint = Checkpoint(path)
+    if path.is_file() and FORMAT in checkpoint.shards[path.name].metadata:
+        return describe(path)
     return {
         "kind": "checkpoint",
         "path": str(path),
@@ -63,6 +70,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
     head = f"{found['path']}: {found['kind']}, {len(found['tensors'])} tensors, {found['bytes']:,} bytes"
     if found["kind"] == "checkpoint":
         return [head, *_table(found["tensors"], ("name", "dtype", "shape", "bytes"))]
+    if found["kind"] == "delta":
+        settings = ("model", "mask", "keep", "drop_large", "factor", "seed")
+        listed = ", ".join(f"{name} {found[name]}" for name in settings)
+        return [head, listed, "", *_table(found["tensors"], ("name", "rule", "dtype", "shape", "bytes"))]
     settings = ("transform", "shuffle_layers", "seed", "dtype", "lam")
     rows = [{"model": name, **model} for name, model in found["models"].items()]
     return [
