@@ -11,8 +11,10 @@
 
 namespace py = pybind11;
 using pydelta_cpu::Axis;
+using pydelta_cpu::Codes;
 using pydelta_cpu::Kernels;
 using pydelta_cpu::Mask;
+using pydelta_cpu::Superposed;
 
 namespace pydelta_baseline {
 const Kernels& kernels();
@@ -92,6 +94,26 @@ Mask mask_of(int kind, uint64_t seed, uint64_t stream, uint64_t below, double fa
   return mask;
 }
 
+Codes codes_of(uintptr_t codes, uintptr_t scales, int64_t rows, int64_t n, int bits, int64_t group,
+               uintptr_t levels, uintptr_t thresholds) {
+  return {pointer<uint8_t>(codes), pointer<float>(scales),    rows, n, group, bits,
+          pointer<float>(levels),  pointer<float>(thresholds)};
+}
+
+// Models to superpose; the lists outlive it.
+struct Models {
+  std::vector<const void*> tuned;
+  Superposed all;
+
+  Models(uintptr_t base, const std::vector<uintptr_t>& addresses, int dtype,
+         const std::vector<uint64_t>& seeds, const std::vector<uint64_t>& streams,
+         const std::vector<double>& weights, int transform) {
+    for (const uintptr_t address : addresses) tuned.push_back(pointer(address));
+    all = {pointer(base),  tuned.data(),      seeds.data(), streams.data(),
+           weights.data(), int(tuned.size()), dtype,        transform};
+  }
+};
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -131,12 +153,8 @@ PYBIND11_MODULE(_cpu, m) {
          int64_t outer, int64_t n, int64_t inner, const std::vector<uint64_t>& seeds,
          const std::vector<uint64_t>& streams, const std::vector<double>& weights, int transform,
          int threads) {
-        std::vector<const void*> models;
-        for (const uintptr_t address : tuned) models.push_back(pointer(address));
-        const Axis axis{outer, n, inner};
-        chosen->kernels().superpose(pointer(base), models.data(), int(models.size()), pointer(out), dtype,
-                                    out_dtype, axis, seeds.data(), streams.data(), weights.data(), transform,
-                                    threads);
+        const Models models(base, tuned, dtype, seeds, streams, weights, transform);
+        chosen->kernels().superpose(models.all, pointer(out), out_dtype, Axis{outer, n, inner}, threads);
       },
       unlocked);
   m.def(
@@ -190,6 +208,43 @@ PYBIND11_MODULE(_cpu, m) {
             {pointer(x), pointer(base), pointer(column_norm), dtype, groups, size, low_rank, high_rank,
              pointer(low), pointer<int64_t>(low_index), pointer(high), pointer<int64_t>(high_index)},
             threads);
+      },
+      unlocked);
+  m.def(
+      "quantize",
+      [](uintptr_t x, uintptr_t codes, uintptr_t scales, int dtype, int64_t rows, int64_t n, int bits,
+         int64_t group, uintptr_t levels, uintptr_t thresholds, int threads) {
+        const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, thresholds);
+        chosen->kernels().quantize(pointer(x), dtype, q, threads);
+      },
+      unlocked);
+  m.def(
+      "dequantize",
+      [](uintptr_t codes, uintptr_t scales, uintptr_t out, int out_dtype, int64_t rows, int64_t n, int bits,
+         int64_t group, uintptr_t levels, int threads) {
+        const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, 0);
+        chosen->kernels().dequantize(q, pointer(out), out_dtype, threads);
+      },
+      unlocked);
+  m.def(
+      "superpose_codes",
+      [](uintptr_t base, const std::vector<uintptr_t>& tuned, uintptr_t codes, uintptr_t scales, int dtype,
+         int64_t rows, int64_t n, const std::vector<uint64_t>& seeds, const std::vector<uint64_t>& streams,
+         const std::vector<double>& weights, int transform, int bits, int64_t group, uintptr_t levels,
+         uintptr_t thresholds, int threads) {
+        const Models models(base, tuned, dtype, seeds, streams, weights, transform);
+        const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, thresholds);
+        chosen->kernels().superpose_codes(models.all, q, threads);
+      },
+      unlocked);
+  m.def(
+      "retrieve_codes",
+      [](uintptr_t base, uintptr_t codes, uintptr_t scales, uintptr_t out, int dtype, int out_dtype,
+         int64_t rows, int64_t n, uint64_t seed, uint64_t stream, double lam, int transform, int bits,
+         int64_t group, uintptr_t levels, int threads) {
+        const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, 0);
+        chosen->kernels().retrieve_codes(pointer(base), q, pointer(out), dtype, out_dtype, seed, stream, lam,
+                                         transform, threads);
       },
       unlocked);
 }

@@ -7,6 +7,7 @@ CPU, a stream on a GPU.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
@@ -14,6 +15,7 @@ import torch
 
 from pydelta._check import compute_dtype
 from pydelta.masks import DellaMask, MagnitudeThreshold, RandomMask, Ready, della_tables, ranks, ranks_in_rows
+from pydelta.quantized import Quantized, group_size, tables
 from pydelta.random import Key
 
 # csrc/core/types.h holds the same codes.
@@ -238,4 +240,108 @@ def merge_into(
         _ELECTIONS[elect],
         lam,
         normalize,
+    )
+
+
+def _rows(x: torch.Tensor) -> tuple[int, int]:
+    """How many rows, and how long they are."""
+    n = x.shape[-1]
+    return math.prod(x.shape[:-1]), n
+
+
+def quantize(ext: ModuleType, x: torch.Tensor, *, bits: int, group: str | int, out: Quantized) -> None:
+    levels, thresholds = tables(bits, x.device)
+    _on(
+        x,
+        ext.quantize,
+        x.data_ptr(),
+        out.codes.data_ptr(),
+        out.scales.data_ptr(),
+        _DTYPES[x.dtype],
+        *_rows(x),
+        bits,
+        group_size("quantize", group, x.shape[-1]),
+        levels.data_ptr(),
+        thresholds.data_ptr(),
+    )
+
+
+def dequantize(ext: ModuleType, q: Quantized, *, out: torch.Tensor, dtype: torch.dtype) -> None:
+    levels, _ = tables(q.bits, q.device)
+    _on(
+        out,
+        ext.dequantize,
+        q.codes.data_ptr(),
+        q.scales.data_ptr(),
+        out.data_ptr(),
+        _DTYPES[dtype],
+        *_rows(out),
+        q.bits,
+        group_size("dequantize", q.group, q.shape[-1]),
+        levels.data_ptr(),
+    )
+
+
+def superpose_codes(
+    ext: ModuleType,
+    base: torch.Tensor,
+    tuned: Sequence[torch.Tensor],
+    keys: Sequence[Key],
+    *,
+    out: Quantized,
+    weights: Sequence[float],
+    transform: str,
+) -> None:
+    """The codes of a superposition along the last dimension, which itself is nowhere in memory whole."""
+    levels, thresholds = tables(out.bits, base.device)
+    _on(
+        base,
+        ext.superpose_codes,
+        base.data_ptr(),
+        [x.data_ptr() for x in tuned],
+        out.codes.data_ptr(),
+        out.scales.data_ptr(),
+        _DTYPES[base.dtype],
+        *_rows(base),
+        [key.seed for key in keys],
+        [key.stream for key in keys],
+        list(weights),
+        _TRANSFORMS[transform],
+        out.bits,
+        group_size("superpose", out.group, base.shape[-1]),
+        levels.data_ptr(),
+        thresholds.data_ptr(),
+    )
+
+
+def retrieve_codes(
+    ext: ModuleType,
+    base: torch.Tensor,
+    superposed: Quantized,
+    key: Key,
+    *,
+    out: torch.Tensor,
+    lam: float,
+    transform: str,
+    out_dtype: torch.dtype,
+) -> None:
+    """A model from the codes of a superposition along the last dimension."""
+    levels, _ = tables(superposed.bits, base.device)
+    _on(
+        base,
+        ext.retrieve_codes,
+        base.data_ptr(),
+        superposed.codes.data_ptr(),
+        superposed.scales.data_ptr(),
+        out.data_ptr(),
+        _DTYPES[base.dtype],
+        _DTYPES[out_dtype],
+        *_rows(base),
+        key.seed,
+        key.stream,
+        lam,
+        _TRANSFORMS[transform],
+        superposed.bits,
+        group_size("retrieve", superposed.group, base.shape[-1]),
+        levels.data_ptr(),
     )

@@ -49,6 +49,27 @@ struct Threshold {
   int64_t* high_index;
 };
 
+// A tensor of rows x n in so many bits an element; `group` elements share a scale. Each row's codes fill
+// whole bytes. levels: the positive ones; thresholds: between them.
+struct Codes {
+  uint8_t* codes;
+  float* scales;
+  int64_t rows, n, group;
+  int bits;
+  const float* levels;
+  const float* thresholds;
+};
+
+// sum_k weights[k] T_k(tuned[k] - base).
+struct Superposed {
+  const void* base;
+  const void* const* tuned;
+  const uint64_t* seeds;
+  const uint64_t* streams;
+  const double* weights;
+  int models, dtype, transform;
+};
+
 // Pointers are to contiguous tensors, dtypes and transforms are the codes of csrc/core, keys are
 // (seed, stream). Results do not depend on `threads`.
 struct Kernels {
@@ -58,9 +79,7 @@ struct Kernels {
                     int threads);
   void (*rotate)(const void* x, void* out, int dtype, int64_t rows, int64_t n, int64_t block, bool inverse,
                  uint64_t seed, uint64_t stream, int threads);
-  void (*superpose)(const void* base, const void* const* tuned, int models, void* out, int dtype,
-                    int out_dtype, Axis axis, const uint64_t* seeds, const uint64_t* streams,
-                    const double* weights, int transform, int threads);
+  void (*superpose)(const Superposed& models, void* out, int out_dtype, Axis axis, int threads);
   void (*retrieve)(const void* base, const void* superposed, void* out, int dtype, int superposed_dtype,
                    int out_dtype, Axis axis, uint64_t seed, uint64_t stream, double lam, int transform,
                    int threads);
@@ -68,6 +87,11 @@ struct Kernels {
   void (*mask_rescale)(const void* delta, const void* base, void* out, int dtype, int64_t numel, int64_t n,
                        const Mask& mask, int threads);
   void (*magnitude_threshold)(const Threshold& threshold, int threads);
+  void (*quantize)(const void* x, int dtype, const Codes& codes, int threads);
+  void (*dequantize)(const Codes& codes, void* out, int out_dtype, int threads);
+  void (*superpose_codes)(const Superposed& models, const Codes& codes, int threads);
+  void (*retrieve_codes)(const void* base, const Codes& codes, void* out, int dtype, int out_dtype,
+                         uint64_t seed, uint64_t stream, double lam, int transform, int threads);
 };
 
 }  // namespace pydelta_cpu

@@ -199,29 +199,28 @@ void merge_tile(const Job<T, O>& job, const MergeTile<T, O>& tile) {
   });
 }
 
-// A thread's memory for its tiles.
+// Memory for the tiles of a row. What thousands of models or a very long row need is given back afterwards.
 template <class T, class C = compute_t<T>>
 struct Space {
+  static constexpr int64_t kKept = int64_t(1) << 24;
   TileModel<T>* models;
   Pair<C>* values;
   C* factors;
   uint32_t* words;
+  Scratch own;
 
   Space(int64_t count, int64_t della_row) {
-    const auto take = [](char*& p, int64_t bytes) {
-      char* const taken = p;
-      p += ceil_div(bytes, kVectorBytes) * kVectorBytes;
-      return taken;
-    };
-    const int64_t models_bytes = count * int64_t(sizeof(TileModel<T>)),
-                  values_bytes = count * sizeof(Pair<C>),
-                  factors_bytes = count * della_row * int64_t(sizeof(C)),
-                  words_bytes = count * bit_words(kMergeTile<T>) * int64_t(sizeof(uint32_t));
-    char* p = scratch<char>(models_bytes + values_bytes + factors_bytes + words_bytes + 4 * kVectorBytes);
-    models = reinterpret_cast<TileModel<T>*>(take(p, models_bytes));
-    values = reinterpret_cast<Pair<C>*>(take(p, values_bytes));
-    factors = reinterpret_cast<C*>(take(p, factors_bytes));
-    words = reinterpret_cast<uint32_t*>(take(p, words_bytes));
+    const auto size = [](int64_t bytes) { return ceil_div(bytes, kVectorBytes) * kVectorBytes; };
+    const int64_t models_size = size(count * int64_t(sizeof(TileModel<T>))),
+                  values_size = size(count * int64_t(sizeof(Pair<C>))),
+                  factors_size = size(count * della_row * int64_t(sizeof(C))),
+                  words_size = size(count * bit_words(kMergeTile<T>) * int64_t(sizeof(uint32_t))),
+                  total = models_size + values_size + factors_size + words_size;
+    char* const memory = total <= kKept ? scratch<char>(total) : static_cast<char*>(own.get(size_t(total)));
+    models = reinterpret_cast<TileModel<T>*>(memory);
+    values = reinterpret_cast<Pair<C>*>(memory + models_size);
+    factors = reinterpret_cast<C*>(memory + models_size + values_size);
+    words = reinterpret_cast<uint32_t*>(memory + models_size + values_size + factors_size);
   }
 };
 

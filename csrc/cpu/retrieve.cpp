@@ -1,4 +1,4 @@
-#include "walk.h"
+#include "row_blocks.h"
 
 namespace PYDELTA_NAMESPACE {
 
@@ -13,10 +13,9 @@ PYDELTA_INLINE inline void emit(const T* base, O* out, Spot spot, Pair<C> delta,
 
 template <class T, class S, class O, class C = compute_t<T>>
 void retrieve_signed(const T* base, const S* superposed, O* out, Axis axis, const Rotation& r, C lam,
-                     int threads) {
+                     bool around, int threads) {
   constexpr Order order = order_of<T, S, O>;
   const SignView signs = r.inner.view();
-  const bool around = writes_around(out, axis, base);
   for_elements<C>(axis, sizeof(T) + sizeof(S) + sizeof(O), threads, [=](auto tile) {
     const Vec<C> factor = broadcast(lam);
     const SignView minus = tile.signs(signs);
@@ -30,9 +29,8 @@ void retrieve_signed(const T* base, const S* superposed, O* out, Axis axis, cons
 
 template <class T, class S, class O, class C = compute_t<T>>
 void retrieve_rotated(const T* base, const S* superposed, O* out, Axis axis, int64_t block, const Rotation& r,
-                      C lam, int threads) {
+                      C lam, bool around, int threads) {
   constexpr Order order = order_of<S>;
-  const bool around = writes_around(out, axis, base);
   const SignView inner = r.inner.view(), outer = r.outer.view();
   const C scale = C(r.scale);
   for_blocks<C>(axis, block, sizeof(T) + sizeof(S) + sizeof(O), threads, [=](auto tile) {
@@ -68,10 +66,33 @@ void retrieve(const void* base, const void* superposed, void* out, int dtype, in
         const T* const from = static_cast<const T*>(base);
         const S* const sum = static_cast<const S*>(superposed);
         O* const to = static_cast<O*>(out);
+        const bool around = writes_around(to, axis, base);
         if (kind == Transform::hadamard) {
-          return retrieve_rotated(from, sum, to, axis, block, r, C(lam), threads);
+          return retrieve_rotated(from, sum, to, axis, block, r, C(lam), around, threads);
         }
-        retrieve_signed(from, sum, to, axis, r, C(lam), threads);
+        retrieve_signed(from, sum, to, axis, r, C(lam), around, threads);
+      });
+    });
+  });
+}
+
+void retrieve_blocks(const void* base, void* out, int dtype, int out_dtype, int64_t rows, int64_t n, Key key,
+                     double lam, int threads, const RowBlock& fill) {
+  const Axis all{rows, n, 1};
+  const int64_t block = default_block(n);
+  visit(dtype, [&](auto t) {
+    using T = decltype(t);
+    using C = compute_t<T>;
+    visit_of<C>(out_dtype, [&](auto o) {
+      using O = decltype(o);
+      const Rotation r(key, all, Transform::hadamard, block, true, Order::halves, order_of<C>);
+      const T* const from = static_cast<const T*>(base);
+      O* const to = static_cast<O*>(out);
+      const bool around = writes_around(to, all, base);
+      for_row_blocks<C>(rows, n, sizeof(T) + sizeof(O), threads, [&](int64_t first, int64_t count, C* sum) {
+        fill(first, count, sum);
+        const Axis axis{count, n, 1};
+        retrieve_rotated(from + first * n, sum, to + first * n, axis, block, r, C(lam), around, 1);
       });
     });
   });

@@ -1,11 +1,13 @@
 #include <cmath>
 #include <memory>
 
-#include "walk.h"
+#include "row_blocks.h"
 
 namespace PYDELTA_NAMESPACE {
 
 namespace {
+
+using pydelta_cpu::Superposed;
 
 template <class T>
 struct Model {
@@ -19,6 +21,7 @@ struct Models {
   const T* base;
   const Model<T>* model;
   int count;
+  int64_t start;  // of what is read: an element of base and tuned
 };
 
 // Where transform() reads a model from: w (tuned - base), with signs.
@@ -47,11 +50,12 @@ void sum_signed(const Models<T>& models, O* out, Axis axis, int64_t bytes, int t
     const Model<T>* const first = models.model;
     const Model<T>* const end = first + models.count;
     const T* const origin = models.base;
+    const int64_t start = models.start;
     tile.pairs([=](int64_t, Spot spot) PYDELTA_INLINE {
-      const Pair<C> base = load2_upto<order>(origin + spot.offset, spot.left);
+      const Pair<C> base = load2_upto<order>(origin + start + spot.offset, spot.left);
       Pair<C> sum{};
       for (const Model<T>* m = first; m != end; ++m) {
-        const Pair<C> theta = load2_upto<order>(m->tuned + spot.offset, spot.left);
+        const Pair<C> theta = load2_upto<order>(m->tuned + start + spot.offset, spot.left);
         const Vec<C> weight = broadcast(m->weight);
         const Pair<C> delta{(theta.a - base.a) * weight, (theta.b - base.b) * weight};
         const Pair<C> term = flip<C>(delta, tile.minus(tile.signs(m->inner), spot));
@@ -74,7 +78,8 @@ void sum_rotated(const Models<T>& models, O* out, Axis axis, int64_t block, int6
     for (int k = 0; k < models.count; ++k) {
       const Model<T>& m = models.model[k];
       using Source = DeltaSource<T, order, decltype(tile)>;
-      const Source source{models.base, m.tuned, broadcast(m.weight), tile.signs(m.inner)};
+      const Source source{models.base + models.start, m.tuned + models.start, broadcast(m.weight),
+                          tile.signs(m.inner)};
       transform<order>(tile, block, work, source, WorkSink<C>{work});
       const SignView outer = tile.signs(m.outer);
       tile.pairs([=](int64_t i, Spot spot) PYDELTA_INLINE {
@@ -93,32 +98,64 @@ void sum_rotated(const Models<T>& models, O* out, Axis axis, int64_t block, int6
   });
 }
 
+// The models with their signs, ready to be summed into tensors of O.
+template <class T, class O>
+class Sum {
+ public:
+  Sum(const Superposed& all, Axis axis)
+      : hadamard_(static_cast<Transform>(all.transform) == Transform::hadamard),
+        block_(hadamard_ ? default_block(axis.n) : 1),
+        base_(static_cast<const T*>(all.base)),
+        count_(all.models),
+        rotations_(new Rotation[size_t(all.models)]),
+        models_(new Model<T>[size_t(all.models)]) {
+    const Order order = hadamard_ ? order_of<T> : order_of<T, O>;
+    for (int k = 0; k < count_; ++k) {
+      Rotation& r = rotations_[size_t(k)];
+      const Key key{all.seeds[k], all.streams[k]};
+      r = Rotation(key, axis, static_cast<Transform>(all.transform), block_, false, order, order);
+      models_[size_t(k)] = {static_cast<const T*>(all.tuned[k]), compute_t<T>(all.weights[k]), r.inner.view(),
+                            r.outer.view()};
+    }
+  }
+  int64_t bytes() const { return (count_ + 1) * int64_t(sizeof(T)) + int64_t(sizeof(O)); }
+  // The sum of what begins at the element `start` and is as large as `axis`.
+  void into(O* out, int64_t start, Axis axis, int threads) const {
+    const Models<T> all{base_, models_.get(), count_, start};
+    if (hadamard_) return sum_rotated(all, out, axis, block_, bytes(), threads);
+    sum_signed(all, out, axis, bytes(), threads);
+  }
+
+ private:
+  bool hadamard_;
+  int64_t block_;
+  const T* base_;
+  int count_;
+  std::unique_ptr<Rotation[]> rotations_;
+  std::unique_ptr<Model<T>[]> models_;
+};
+
 }  // namespace
 
-void superpose(const void* base, const void* const* tuned, int models, void* out, int dtype, int out_dtype,
-               Axis axis, const uint64_t* seeds, const uint64_t* streams, const double* weights,
-               int transform, int threads) {
-  const auto kind = static_cast<Transform>(transform);
-  if (kind == Transform::none) axis = {1, axis.outer * axis.n * axis.inner, 1};
-  const int64_t block = kind == Transform::hadamard ? default_block(axis.n) : 1;
-  visit(dtype, [&](auto t) {
+void superpose(const Superposed& models, void* out, int out_dtype, Axis axis, int threads) {
+  if (static_cast<Transform>(models.transform) == Transform::none) {
+    axis = {1, axis.outer * axis.n * axis.inner, 1};
+  }
+  visit(models.dtype, [&](auto t) {
     visit_of<compute_t<decltype(t)>>(out_dtype, [&](auto o) {
-      using T = decltype(t);
       using O = decltype(o);
-      const std::unique_ptr<Rotation[]> rotations(new Rotation[size_t(models)]);
-      const std::unique_ptr<Model<T>[]> each(new Model<T>[size_t(models)]);
-      const Order order = kind == Transform::hadamard ? order_of<T> : order_of<T, O>;
-      for (int k = 0; k < models; ++k) {
-        Rotation& r = rotations[size_t(k)];
-        r = Rotation({seeds[k], streams[k]}, axis, kind, block, false, order, order);
-        each[size_t(k)] = {static_cast<const T*>(tuned[k]), compute_t<T>(weights[k]), r.inner.view(),
-                           r.outer.view()};
-      }
-      const Models<T> all{static_cast<const T*>(base), each.get(), models};
-      const int64_t bytes = (models + 1) * int64_t(sizeof(T)) + int64_t(sizeof(O));
-      O* const to = static_cast<O*>(out);
-      if (kind == Transform::hadamard) return sum_rotated(all, to, axis, block, bytes, threads);
-      sum_signed(all, to, axis, bytes, threads);
+      Sum<decltype(t), O>(models, axis).into(static_cast<O*>(out), 0, axis, threads);
+    });
+  });
+}
+
+void superpose_blocks(const Superposed& models, int64_t rows, int64_t n, int threads, const RowBlock& use) {
+  visit(models.dtype, [&](auto t) {
+    using C = compute_t<decltype(t)>;
+    const Sum<decltype(t), C> sum(models, {rows, n, 1});
+    for_row_blocks<C>(rows, n, sum.bytes(), threads, [&](int64_t first, int64_t count, C* superposed) {
+      sum.into(superposed, first * n, {count, n, 1}, 1);
+      use(first, count, superposed);
     });
   });
 }
