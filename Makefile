@@ -22,8 +22,8 @@ $(VENV)/dev: $(SOURCES)
 demo: $(VENV)/demo  ## fine-tune eight networks, compress them into one store, get each back
 	$(BIN)/pydelta demo --out demo --force
 
-test: $(VENV)/dev  ## the whole suite
-	$(BIN)/pytest
+test: $(VENV)/dev  ## the whole suite, two files at a time
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev  ## style and types
 	$(BIN)/ruff check .
@@ -37,10 +37,11 @@ build/sanitize/done: $(VENV)/dev
 	PYDELTA_SANITIZE=address,undefined $(BIN)/pip install --quiet --no-deps --target build/sanitize .
 	touch $@
 
-KERNEL_TESTS := $(patsubst %,tests/test_%.py,hadamard sign_flip rotate superpose retrieve)
+KERNELS := hadamard sign_flip rotate superpose retrieve magnitude_threshold mask_rescale merge_into quantize
+KERNEL_TESTS := $(patsubst %,tests/test_%.py,$(KERNELS))
 sanitize: build/sanitize/done  ## the kernels' tests under the sanitizers
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize $(BIN)/pytest -k cpu $(KERNEL_TESTS)
+	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize $(BIN)/pytest -n 2 --dist loadfile -k cpu $(KERNEL_TESTS)
 
 bench: $(VENV)/dev  ## every op beside a copy, torch and the peers
 	$(BIN)/pytest bench

@@ -12,6 +12,7 @@ if not torch.cuda.is_available():
 
 pytest.register_assert_rewrite("tensors", "tolerance")
 
+ISAS = ("avx512", "avx2", "baseline")
 NAMES = ("reference", "cpu", "cuda", "triton")
 
 
@@ -58,6 +59,34 @@ def device(backend):
     """Where the backend's tensors live."""
     real = backend == "cuda" or (backend == "triton" and not _dispatch.interpreted())
     return torch.device("cuda" if real else "cpu")
+
+
+@pytest.fixture(scope="session")
+def extension():
+    if reason := _dispatch.missing("cpu"):
+        pytest.skip(f"backend cpu is not present: {reason}")
+    from pydelta import _cpu
+
+    return _cpu
+
+
+@pytest.fixture(params=ISAS)
+def isa(request, extension):
+    """Forces one instruction set for a test."""
+    if request.param not in extension.isas():
+        pytest.skip(f"instruction set {request.param} is not present")
+    chosen = extension.isa()
+    extension.set_isa(request.param)
+    yield request.param
+    extension.set_isa(chosen)
+
+
+@pytest.fixture
+def threads():
+    """torch.set_num_threads, undone after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 def pytest_make_parametrize_id(val):

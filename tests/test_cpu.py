@@ -2,41 +2,11 @@
 
 import pytest
 import torch
+from conftest import ISAS
 from tensors import FLOATS, OPS, TRANSFORMS, assert_same_bits, call, expected, operands, raises
 
-from pydelta import _dispatch
-
-ISAS = ("avx512", "avx2", "baseline")
 # Widths around one register of each instruction set, the tails of words of signs, and blocks of all sizes.
 WIDTHS = [1, 3, 8, 12, 16, 31, 33, 40, 64, 96, 130, 257, 768, 2048, 4100, 8192]
-
-
-@pytest.fixture(scope="session")
-def extension():
-    if reason := _dispatch.missing("cpu"):
-        pytest.skip(f"backend cpu is not present: {reason}")
-    from pydelta import _cpu
-
-    return _cpu
-
-
-@pytest.fixture(params=ISAS)
-def isa(request, extension):
-    """Forces one instruction set for a test."""
-    if request.param not in extension.isas():
-        pytest.skip(f"instruction set {request.param} is not present")
-    chosen = extension.isa()
-    extension.set_isa(request.param)
-    yield request.param
-    extension.set_isa(chosen)
-
-
-@pytest.fixture
-def threads():
-    """torch.set_num_threads, undone after the test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def variants(op):

@@ -217,7 +217,7 @@ def test_opcheck_and_compilation(backend, device):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("group", ["tensor", "row"])
 def test_what_is_no_number_never_stays(backend, device, dtype, group):
-    """NaN is larger than all in the order, and before no cut: checkpoints with NaN are refused before this."""
+    """NaN is the largest in the order, and before no cut; checkpoints with NaN are refused before this."""
     x = normal(3, 40, dtype=dtype)
     x[0, 1], x[1, 2], x[2, 3] = float("nan"), float("inf"), -float("nan")
     for keep, drop_large in ((1.0, 0.0), (0.5, 0.0), (0.5, 0.3)):

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from tensors import FLOATS, assert_same_bits, normal
-from test_cpu import extension, isa, threads  # noqa: F401
 
 import pydelta
 from pydelta import BandMask, DellaMask, MagnitudeMask, RandomMask, WandaMask
@@ -29,7 +28,7 @@ def check(base, tuned, **options):
 @pytest.mark.parametrize("n", WIDTHS)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", MASKS)
-def test_every_instruction_set_merges_to_the_same_bits(isa, name, dtype, n):  # noqa: F811
+def test_every_instruction_set_merges_to_the_same_bits(isa, name, dtype, n):
     base, *tuned = (normal(3, n, dtype=dtype, seed=seed) for seed in range(4))
     alike, mixed = [MASKS[name](n)] * 3, [MASKS[name](n), None, RandomMask(0.7, KEY, rescale=1.5)]
     for elect in ("sum", "ties", "ties_unweighted"):
@@ -40,7 +39,7 @@ def test_every_instruction_set_merges_to_the_same_bits(isa, name, dtype, n):  # 
 
 @pytest.mark.parametrize("start", [1, 63, 64, 2**34 - 100, 2**34 - 64, 2**40 + 5])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_every_instruction_set_draws_from_any_start(isa, dtype, start):  # noqa: F811
+def test_every_instruction_set_draws_from_any_start(isa, dtype, start):
     """From 2**34 on the number of a block of random numbers needs more than 32 bits."""
     base, *tuned = (normal(300, dtype=dtype, seed=seed) for seed in range(3))
     check(base, tuned, masks=[RandomMask(0.5, KEY), RandomMask(1.0, KEY, rescale=0.5)], start=start)
@@ -48,7 +47,7 @@ def test_every_instruction_set_draws_from_any_start(isa, dtype, start):  # noqa:
 
 @pytest.mark.parametrize("kind", ["normal", "low bits", "two values", "equal"])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_every_instruction_set_ranks_rows(isa, dtype, kind):  # noqa: F811
+def test_every_instruction_set_ranks_rows(isa, dtype, kind):
     """Codes that differ only far below their highest bits are what a sort by high digits misses."""
     x = normal(2, 3000, dtype=torch.float64)
     if kind == "low bits":
@@ -65,7 +64,7 @@ def test_every_instruction_set_ranks_rows(isa, dtype, kind):  # noqa: F811
 
 @pytest.mark.parametrize("rank", [1, 3, 1000, 150_000, 299_999, 300_000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_every_instruction_set_finds_ranks_in_a_large_tensor(isa, dtype, rank):  # noqa: F811
+def test_every_instruction_set_finds_ranks_in_a_large_tensor(isa, dtype, rank):
     x = normal(300_000, dtype=dtype)
     x[::3] = 0.5
     x[1::50] = torch.inf
@@ -77,7 +76,7 @@ def test_every_instruction_set_finds_ranks_in_a_large_tensor(isa, dtype, rank): 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_thread_counts_give_the_same_bits(threads, dtype):  # noqa: F811
+def test_thread_counts_give_the_same_bits(threads, dtype):
     base, *tuned = (normal(130, 4096, dtype=dtype, seed=seed) for seed in range(3))
     for name in MASKS:
         masks = [MASKS[name](4096), RandomMask(0.5, KEY)]

@@ -59,7 +59,7 @@ def test_subnormals_are_not_flushed(backend, device, dtype, op):
     tiny = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
     tensors = [(integers(4, 64, seed=i).double() * tiny).to(dtype) for i in range(len(operands(op, 1, 1)))]
     truth = expected(op, tensors)
-    assert torch.count_nonzero(truth) > truth.numel() // 2
+    assert torch.count_nonzero(truth) > truth.numel() // 4
     assert_same_bits(call(op, [x.to(device) for x in tensors], backend=backend), truth)
     sprinkled(tensors, [1.0])
     assert_same_bits(call(op, [x.to(device) for x in tensors], backend=backend), expected(op, tensors))

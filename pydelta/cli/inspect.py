@@ -71,8 +71,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if found["kind"] == "checkpoint":
         return [head, *_table(found["tensors"], ("name", "dtype", "shape", "bytes"))]
     if found["kind"] == "delta":
-        settings = ("model", "mask", "keep", "drop_large", "factor", "seed")
-        listed = ", ".join(f"{name} {found[name]}" for name in settings)
+        given = ("model", "mask", "keep", "drop_large", "factor", "seed")
+        listed = ", ".join(f"{name} {found[name]}" for name in given)
         return [head, listed, "", *_table(found["tensors"], ("name", "rule", "dtype", "shape", "bytes"))]
     settings = ("transform", "shuffle_layers", "seed", "dtype", "lam")
     rows = [{"model": name, **model} for name, model in found["models"].items()]
