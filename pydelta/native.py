@@ -291,9 +291,11 @@ def superpose_codes(
     out: Quantized,
     weights: Sequence[float],
     transform: str,
+    bits: int,
+    group: str | int,
 ) -> None:
     """The codes of a superposition along the last dimension, which itself is nowhere in memory whole."""
-    levels, thresholds = tables(out.bits, base.device)
+    levels, thresholds = tables(bits, base.device)
     _on(
         base,
         ext.superpose_codes,
@@ -307,8 +309,8 @@ def superpose_codes(
         [key.stream for key in keys],
         list(weights),
         _TRANSFORMS[transform],
-        out.bits,
-        group_size("superpose", out.group, base.shape[-1]),
+        bits,
+        group_size("superpose", group, base.shape[-1]),
         levels.data_ptr(),
         thresholds.data_ptr(),
     )

@@ -29,6 +29,13 @@ def rows():
     yield op, {"dtype": torch.int8}, TypeError, "dtype must be a floating dtype of torch, got torch.int8"
     yield op, {"out": X.half(), "dtype": X.dtype}, ValueError, "out must be float32, got float16"
     yield op, {"out": X[:1]}, ValueError, "out must have the input's shape (2, 96), got (1, 96)"
+    op = "superpose"
+    yield op, {"bits": 3}, ValueError, "bits must be one of 1, 2, 4, 8, got 3"
+    yield op, {"bits": 1, "group": 36}, ValueError, "group must divide the row length 96, got 36"
+    alone = "out and out_dtype must not be given with bits, got bits=1"
+    yield op, {"bits": 1, "out_dtype": torch.float32}, ValueError, alone
+    other = "superposed must be the codes of shape (3, 96) on cpu, got (2, 96) on cpu"
+    yield "retrieve", {"base": torch.ones(3, 96), "superposed": CODED}, ValueError, other
     for op in ARGUMENTS:
         names = "cpu, cuda, reference, triton"
         yield op, {"backend": "fast"}, ValueError, f"backend must be one of {names}, got 'fast'"

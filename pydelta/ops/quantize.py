@@ -6,16 +6,14 @@ import torch
 
 from pydelta import _check, _dispatch
 from pydelta.ops._library import register, register_tuple, without_grad
-from pydelta.quantized import Quantized, check_bits, group_size, row_bytes
+from pydelta.quantized import Quantized, check_bits, code_shapes, group_size
 
 Parts = tuple[torch.Tensor, torch.Tensor]
 
 
 def _empty(x: torch.Tensor, bits: int, group: int, backend: str) -> Parts:
-    *rows, n = x.shape
-    size = group or n
-    codes = torch.empty((*rows, row_bytes(n, bits)), dtype=torch.uint8, device=x.device)
-    return codes, torch.empty((*rows, n // size if size else 0), dtype=torch.float32, device=x.device)
+    codes, scales = code_shapes(x.shape, bits, group)
+    return x.new_empty(codes, dtype=torch.uint8), x.new_empty(scales, dtype=torch.float32)
 
 
 def _run(out: Parts, x: torch.Tensor, bits: int, group: int, backend: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from pydelta import _check, _dispatch
+from pydelta.ops._codes import retrieve_codes, retrieve_codes_into
 from pydelta.ops._library import key_of, register, to_int64, without_grad
+from pydelta.quantized import Quantized, check_codes
 from pydelta.random import Key
 
 
@@ -58,7 +60,7 @@ _new, _into = register(
 
 def retrieve(
     base: torch.Tensor,
-    superposed: torch.Tensor,
+    superposed: torch.Tensor | Quantized,
     key: Key,
     *,
     lam: float = 1.0,
@@ -78,7 +80,7 @@ def retrieve(
     Args:
         base: float32, bfloat16, float16 or float64, at least one dimension; any strides.
         superposed: what :func:`pydelta.superpose` gave: the base's shape and device, any of these dtypes
-            (float64 with a float64 base, and only there).
+            (float64 with a float64 base, and only there); or the codes that its ``bits`` give.
         key: the model's random stream.
         lam: the merge coefficient lambda; 1 is unbiased.
         transform: "sign", "hadamard" or "none", as given to :func:`pydelta.superpose`.
@@ -99,22 +101,29 @@ def retrieve(
     op = "retrieve"
     _check.floating(op, "base", base)
     _check.has_dimension(op, "base", base)
+    key = _check.key(op, "key", key)
+    lam = _check.number(op, "lam", lam)
+    _check.choice(op, "transform", transform, _check.TRANSFORMS)
+    axis, chosen = _check.dim(op, dim, base), _check.backend(op, backend)
+    dtype = _check.out_dtype(op, out_dtype, out, base.dtype)
+    if out is not None:
+        _check.out(op, out, base, dtype)
+    base, seeds = without_grad(base), (to_int64(key.seed), to_int64(key.stream))
+    if isinstance(superposed, Quantized):
+        moved = base.movedim(axis, -1)
+        check_codes(op, "superposed", superposed, moved)
+        size = 0 if superposed.group == "row" else int(superposed.group)
+        parts = superposed.codes, superposed.scales
+        coded = (moved, *parts, *seeds, lam, transform, superposed.bits, size, dtype, chosen)
+        if out is None:
+            return retrieve_codes(*coded).movedim(-1, axis).contiguous()
+        retrieve_codes_into(*coded, out.movedim(axis, -1))
+        return out
     _check.floating(op, "superposed", superposed)
     _check.alike(op, "superposed", superposed, "base", base)
     _check.same_precision(op, "superposed", superposed.dtype, base.dtype)
-    key = _check.key(op, "key", key)
-    args = (
-        without_grad(base),
-        without_grad(superposed),
-        to_int64(key.seed),
-        to_int64(key.stream),
-        _check.number(op, "lam", lam),
-        _check.choice(op, "transform", transform, _check.TRANSFORMS),
-        _check.dim(op, dim, base),
-        _check.out_dtype(op, out_dtype, out, base.dtype),
-        _check.backend(op, backend),
-    )
+    args = (base, without_grad(superposed), *seeds, lam, transform, axis, dtype, chosen)
     if out is None:
         return _new(*args)
-    _into(*args, _check.out(op, out, base, args[7]))
+    _into(*args, out)
     return out

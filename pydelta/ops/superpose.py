@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 
 from pydelta import _check, _dispatch
+from pydelta.ops._codes import superpose_codes
 from pydelta.ops._library import key_of, register, to_int64, without_grad
+from pydelta.quantized import Quantized, check_bits, group_size
 from pydelta.random import Key
 
 
@@ -58,6 +61,38 @@ _new, _into = register(
 )
 
 
+@overload
+def superpose(
+    base: torch.Tensor,
+    tuned: Sequence[torch.Tensor],
+    keys: Sequence[Key],
+    *,
+    weights: Sequence[float] | None = ...,
+    transform: str = ...,
+    dim: int = ...,
+    bits: None = ...,
+    group: str | int = ...,
+    out: torch.Tensor | None = ...,
+    out_dtype: torch.dtype | None = ...,
+    backend: str | None = ...,
+) -> torch.Tensor: ...
+
+
+@overload
+def superpose(
+    base: torch.Tensor,
+    tuned: Sequence[torch.Tensor],
+    keys: Sequence[Key],
+    *,
+    weights: Sequence[float] | None = ...,
+    transform: str = ...,
+    dim: int = ...,
+    bits: int,
+    group: str | int = ...,
+    backend: str | None = ...,
+) -> Quantized: ...
+
+
 def superpose(
     base: torch.Tensor,
     tuned: Sequence[torch.Tensor],
@@ -66,10 +101,12 @@ def superpose(
     weights: Sequence[float] | None = None,
     transform: str = "sign",
     dim: int = -1,
+    bits: int | None = None,
+    group: str | int = "row",
     out: torch.Tensor | None = None,
     out_dtype: torch.dtype | None = None,
     backend: str | None = None,
-) -> torch.Tensor:
+) -> torch.Tensor | Quantized:
     """Sums the randomly transformed deltas of K models: S = sum_k w_k T_k(tuned_k - base).
 
     RanDeS (arXiv 2505.11204). Base and tuned tensors are read once and S is written once; deltas,
@@ -84,17 +121,21 @@ def superpose(
         transform: "sign" (random signs along ``dim``), "hadamard" (:func:`pydelta.rotate` along ``dim``) or
             "none".
         dim: the input axis.
+        bits: 1, 2, 4 or 8 gives the codes of S, see :func:`pydelta.quantize`, made block by block: S itself
+            is nowhere in memory. Codes run along the input axis, which comes last in them.
+        group: with ``bits``, "row" or the number of elements that share a scale.
         out: written instead of a new tensor; may be ``base`` itself if the dtypes agree.
         out_dtype: dtype of the result; default float32 (float64 for a float64 base), or ``out``'s.
         backend: "reference", "cpu", "cuda" or "triton" instead of the dispatcher's choice.
 
     Returns:
-        S, with the base's shape and device; contiguous.
+        S, with the base's shape and device; contiguous. With ``bits`` a :class:`pydelta.Quantized`.
 
     Raises:
         TypeError: something is no real floating tensor, or a key no Key.
         ValueError: no model, numbers of models, keys and weights that differ, shapes, dtypes or devices that
-            differ, an unknown transform, a ``dim`` out of range, or a bad ``out``.
+            differ, an unknown transform, a ``dim`` out of range, bits that do not exist, a group that does
+            not divide the row, a bad ``out``, or ``out`` or ``out_dtype`` with ``bits``.
         RuntimeError: ``backend`` is not there.
     """
     op = "superpose"
@@ -109,18 +150,22 @@ def superpose(
     if weights is None:
         weights = [1.0] * len(models)
     _check.count(op, "weights", _check.sequence(op, "weights", weights), len(models))
-    args = (
-        without_grad(base),
-        models,
-        [to_int64(key.seed) for key in streams],
-        [to_int64(key.stream) for key in streams],
-        [_check.number(op, f"weights[{i}]", w) for i, w in enumerate(weights)],
-        _check.choice(op, "transform", transform, _check.TRANSFORMS),
-        _check.dim(op, dim, base),
-        _check.out_dtype(op, out_dtype, out, _check.compute_dtype(base.dtype)),
-        _check.backend(op, backend),
-    )
+    factors = [_check.number(op, f"weights[{i}]", w) for i, w in enumerate(weights)]
+    _check.choice(op, "transform", transform, _check.TRANSFORMS)
+    axis, chosen = _check.dim(op, dim, base), _check.backend(op, backend)
+    seeds, counters = [to_int64(key.seed) for key in streams], [to_int64(key.stream) for key in streams]
+    base = without_grad(base)
+    if bits is not None:
+        if out is not None or out_dtype is not None:
+            raise ValueError(f"[{op}] out and out_dtype must not be given with bits, got bits={bits!r}")
+        check_bits(op, bits)
+        base, *models = (x.movedim(axis, -1) for x in (base, *models))
+        size = 0 if group == "row" else group_size(op, group, base.shape[-1])
+        codes, scales = superpose_codes(base, models, seeds, counters, factors, transform, bits, size, chosen)
+        return Quantized(codes, scales, bits, group, tuple(base.shape), _check.compute_dtype(base.dtype))
+    dtype = _check.out_dtype(op, out_dtype, out, _check.compute_dtype(base.dtype))
+    args = (base, models, seeds, counters, factors, transform, axis, dtype, chosen)
     if out is None:
         return _new(*args)
-    _into(*args, _check.out(op, out, base, args[7]))
+    _into(*args, _check.out(op, out, base, dtype))
     return out

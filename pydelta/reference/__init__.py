@@ -4,6 +4,7 @@ Same names and arguments as the public ops, less ``out`` and ``backend``; inputs
 checked. All arithmetic is fp32 (fp64 for fp64 inputs), rounded to the output's dtype once.
 """
 
+from pydelta.reference.codes import retrieve_codes, superpose_codes
 from pydelta.reference.hadamard import hadamard
 from pydelta.reference.magnitude_threshold import magnitude_threshold
 from pydelta.reference.mask_rescale import mask_rescale
@@ -22,7 +23,9 @@ __all__ = [
     "merge_into",
     "quantize",
     "retrieve",
+    "retrieve_codes",
     "rotate",
     "sign_flip",
     "superpose",
+    "superpose_codes",
 ]
