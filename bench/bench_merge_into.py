@@ -1,12 +1,8 @@
-"""``pydelta.merge_into`` with four models beside torch and PEFT's merge utilities, cuts made beforehand."""
-
-import functools
-import importlib.util
-from collections.abc import Sequence
+"""``pydelta.merge_into`` with four models beside torch, cuts made beforehand."""
 
 import pytest
 import torch
-from harness import MIB, Bench, Case, Run, grid, some_rows
+from harness import Bench, Case, grid, some_rows
 
 import pydelta
 from pydelta import MagnitudeThreshold, RandomMask
@@ -48,19 +44,6 @@ def in_torch(kind: str, base: torch.Tensor, tuned: list[torch.Tensor]) -> torch.
     return (base.float() + total).to(base.dtype)
 
 
-def in_peft(kind: str, tuned: Sequence[torch.Tensor]) -> dict[str, Run]:
-    """PEFT merges deltas: it is given the tuned tensors as if they were that."""
-    if importlib.util.find_spec("peft") is None:
-        return {}
-    from peft.utils import merge_utils
-
-    name = {"random": "dare_linear", "magnitude": "magnitude_prune", "ties": "ties"}.get(kind)
-    if name is None:
-        return {}
-    merge = functools.partial(getattr(merge_utils, name), list(tuned), torch.tensor(WEIGHTS), KEEP)
-    return {"peft": merge}
-
-
 @pytest.mark.parametrize("kind", MASKS)
 def test_merge_into(case: Case, bench: Bench, kind: str) -> None:
     shape = case.shape(MODELS + 1)
@@ -84,25 +67,3 @@ def test_merge_into(case: Case, bench: Bench, kind: str) -> None:
         slow["torch"] = lambda: in_torch(kind, base, tuned)
     moved = (MODELS + 2) * base.nbytes
     bench.measure(run, case, moved, slow=slow, op="merge_into", transform=kind, models=MODELS)
-
-
-FOUR = [Case(4096, 5 * 64 * MIB, torch.float32, threads) for threads in sorted({1, torch.get_num_threads()})]
-
-
-@pytest.mark.parametrize("kind", ["random", "magnitude", "ties"])
-@pytest.mark.parametrize("case", FOUR, ids=str)
-def test_beside_peft(case: Case, bench: Bench, kind: str) -> None:
-    """Four 4096 x 4096 deltas in, one out, the cuts counted in the call, as PEFT does."""
-    shape = case.shape(MODELS + 1)
-    deltas = [bench.normal(f"model {i}", shape, case.dtype) for i in range(MODELS)]
-    out = bench.result(deltas[0])
-    keys = [pydelta.key(7, "mask", f"model {i}") for i in range(MODELS)]
-    masks = [RandomMask(KEEP, key) if kind == "random" else pydelta.MagnitudeMask(KEEP) for key in keys]
-    elect = "ties" if kind == "ties" else "sum"
-
-    def run() -> object:
-        return pydelta.merge_into(None, deltas, weights=WEIGHTS, masks=masks, elect=elect, out=out)
-
-    moved = (MODELS + 1) * out.nbytes
-    slow = in_peft(kind, deltas)
-    bench.measure(run, case, moved, slow=slow, op="merge_into with counting", transform=kind, models=MODELS)
