@@ -69,8 +69,9 @@ def add_merge_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from pydelta.checkpoint.staging import check_output
     from pydelta.merging.items import Policy
-    from pydelta.merging.job import open_job, run_job
+    from pydelta.merging.job import open_job
     from pydelta.merging.outputs import out_paths
+    from pydelta.merging.run import run_job
     from pydelta.merging.yaml_recipe import read_recipe
 
     if args.out is None and not args.check:

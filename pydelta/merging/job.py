@@ -1,28 +1,19 @@
-"""A merge of checkpoints: opened and checked as a whole, then run."""
+"""A merge of checkpoints, opened and checked as a whole."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
-from pydelta.checkpoint.layout import layout_of, output
 from pydelta.checkpoint.names import known_axes
-from pydelta.checkpoint.staging import Pathlike, check_output
-from pydelta.merging.card import card
 from pydelta.merging.items import Item, Policy
-from pydelta.merging.outputs import config_text, out_paths, resharded, with_dtypes
 from pydelta.merging.plan import plan
 from pydelta.merging.recipe import Recipe
-
-if TYPE_CHECKING:
-    from pydelta.calibration import Calibration
 
 _BANDWIDTH = 1.2e9
 """Bytes read and written per second, roughly, on a laptop."""
@@ -115,48 +106,3 @@ def item_bytes(item: Item, job: Job) -> int:
     sources = sources or [job.origin]
     count = math.prod(item.shape if item.terms else item.info.shape)
     return sum(count * ITEMSIZE[source.dtype(item.name)] for source in sources)
-
-
-def run_job(
-    job: Job,
-    out: Pathlike,
-    *,
-    seed: int,
-    outputs: int = 1,
-    calibration: Calibration | None = None,
-    device: str = "cpu",
-    max_shard_bytes: int | None = None,
-    force: bool = False,
-    show: bool = False,
-) -> list[Path]:
-    """Writes the merged checkpoint, or one for each of several seeds; gives their paths.
-
-    Raises:
-        ValueError: the job has problems (all are listed), NaN or Inf in a tensor, an existing output without
-            ``force``. Nothing is left under an output's name.
-        OSError: a file cannot be read or written.
-    """
-    if job.problems:
-        raise ValueError("; ".join(job.problems))
-    assert job.origin is not None
-    paths = {
-        number: check_output(path, force=force, inputs=job.inputs)
-        for number, path in out_paths(out, seed, outputs).items()
-    }
-    from pydelta.merging.execute import execute
-
-    with contextlib.ExitStack() as stack:
-        writers, texts = {}, {}
-        for number, path in paths.items():
-            shards, metadata = layout_of(job.origin, path)
-            shards = with_dtypes(shards, job.items)
-            if max_shard_bytes is not None and path.suffix != ".safetensors":
-                shards, metadata = resharded(shards, metadata, max_shard_bytes)
-            texts[number] = config_text(job.origin, job.recipe.dtype)
-            writers[number] = stack.enter_context(
-                output(path, shards, metadata, force=force, copy_from=job.origin.folder, texts=texts[number])
-            )
-        prints = execute(job, writers, calibration, device, show)
-        for number, found in texts.items():
-            found["README.md"] = card(job, number, prints)
-    return list(paths.values())

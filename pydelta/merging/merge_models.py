@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.merging.items import VOCABULARIES, Policy
-from pydelta.merging.job import open_job, run_job
+from pydelta.merging.job import open_job
 from pydelta.merging.method import Method
 from pydelta.merging.methods import METHODS
 from pydelta.merging.recipe import DTYPES, Entry, Recipe, entry_of, faults_of, name_of
+from pydelta.merging.run import run_job
 
 if TYPE_CHECKING:
     import torch

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.merging.items import VOCABULARIES, Item, Policy
-from pydelta.merging.job import open_job, run_job
+from pydelta.merging.job import open_job
 from pydelta.merging.merge_models import make_recipe
 from pydelta.merging.pruning import PRUNINGS
 from pydelta.merging.recipe import name_of
+from pydelta.merging.run import run_job
 
 if TYPE_CHECKING:
     import torch
