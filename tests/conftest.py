@@ -18,6 +18,7 @@ NAMES = ("reference", "cpu", "cuda", "triton")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "large: too much work for Triton's interpreter")
+    config.addinivalue_line("markers", "kernel_of(op): for backends that have a kernel of this op")
 
 
 def pytest_report_header():
@@ -52,6 +53,16 @@ def backend(request):
     if reason := _dispatch.missing(request.param):
         pytest.skip(f"backend {request.param} is not present: {reason}")
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def _kernel_there(request):
+    """Leaves out backends without a kernel of the op: there the reference does the work."""
+    marker = request.node.get_closest_marker("kernel_of")
+    if marker and "backend" in request.fixturenames:
+        name = request.getfixturevalue("backend")
+        if _dispatch._load(name, *marker.args) is None:
+            pytest.skip(f"backend {name} has no {marker.args[0]}")
 
 
 @pytest.fixture(scope="session")

@@ -7,17 +7,10 @@ import torch
 from tensors import FLOATS, KEYS, SINGLES, TRANSFORMS, WIDTHS, assert_same_bits, normal
 
 import pydelta
-from pydelta import _dispatch, reference
+from pydelta import reference
 from pydelta.quantized import BITS
 
-
-@pytest.fixture(autouse=True)
-def _has_the_ops(request):
-    """Leaves out backends that have no kernel of these ops: there the reference does the work."""
-    if "backend" in request.fixturenames:
-        name = request.getfixturevalue("backend")
-        if _dispatch._load(name, "superpose_codes") is None:
-            pytest.skip(f"backend {name} has no superpose_codes")
+pytestmark = pytest.mark.kernel_of("superpose_codes")
 
 
 def models(count, *shape, dtype=torch.float32):

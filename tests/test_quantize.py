@@ -21,18 +21,10 @@ from tensors import (
 )
 
 import pydelta
-from pydelta import _dispatch, _levels, reference
+from pydelta import _levels, reference
 from pydelta.quantized import BITS, Quantized
 
-
-@pytest.fixture(autouse=True)
-def _has_the_ops(request):
-    """Leaves out backends that have no kernel of these ops: there the reference does the work."""
-    if "backend" in request.fixturenames:
-        name = request.getfixturevalue("backend")
-        if _dispatch._load(name, "quantize") is None:
-            pytest.skip(f"backend {name} has no quantize")
-
+pytestmark = pytest.mark.kernel_of("quantize")
 
 EMPTY = [(0,), (0, 8), (8, 0), (3, 0, 5)]
 

@@ -61,19 +61,9 @@ superpose_codes = register_tuple(
 )
 
 
-def _empty(
-    base: torch.Tensor,
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    seed: int,
-    stream: int,
-    lam: float,
-    transform: str,
-    bits: int,
-    group: int,
-    out_dtype: torch.dtype,
-    backend: str,
-) -> torch.Tensor:
+def _empty(base: torch.Tensor, *rest: object) -> torch.Tensor:
+    *_, out_dtype, _ = rest
+    assert isinstance(out_dtype, torch.dtype)
     return torch.empty_like(base, dtype=out_dtype, memory_format=torch.contiguous_format)
 
 

@@ -15,22 +15,9 @@ from pydelta.ops._library import register, without_grad
 ELECTIONS = ("sum", "ties", "ties_unweighted")
 
 
-def _empty(
-    base: torch.Tensor | None,
-    tuned: list[torch.Tensor],
-    kinds: list[int],
-    seeds: list[int],
-    streams: list[int],
-    numbers: list[float],
-    cuts: list[torch.Tensor],
-    weights: list[float],
-    elect: str,
-    lam: float,
-    normalize: bool,
-    start: int,
-    out_dtype: torch.dtype,
-    backend: str,
-) -> torch.Tensor:
+def _empty(base: torch.Tensor | None, tuned: list[torch.Tensor], *rest: object) -> torch.Tensor:
+    *_, out_dtype, _ = rest
+    assert isinstance(out_dtype, torch.dtype)
     return torch.empty_like(tuned[0], dtype=out_dtype, memory_format=torch.contiguous_format)
 
 
