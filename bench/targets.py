@@ -71,6 +71,11 @@ def over_reading(r: Result) -> float | None:
     return r["seconds"] / r["peers"]["read once"] if large and r["transform"] == "x" else None
 
 
+def over_two_readings(r: Result) -> float | None:
+    large = r["op"] == "quantize" and r["size"] >= 128 * MIB and r["transform"] == "1 bits"
+    return r["seconds"] / r["peers"]["read twice"] if large else None
+
+
 def peft(kind: str) -> Figure:
     faster = ratio("merge_into with counting", "peft")
     return lambda r: faster(r) if r.get("transform") == kind else None
@@ -106,6 +111,9 @@ TARGETS = (
     Target(
         "merge models, memory over mergekit's", 0.25, figure("merge models", "over_memory"), at_least=False
     ),
+    Target("retrieve from one bit, of the copy", 0.7, fraction("retrieve codes", transform="1 bits")),
+    Target("retrieve from four bits, of the copy", 0.65, fraction("retrieve codes", transform="4 bits")),
+    Target("quantize at one bit, time over reading twice", 1.3, over_two_readings, at_least=False),
     Target("a call on 64 KiB, microseconds", 25.0, figure("call", "seconds", 1e-6), at_least=False),
     Target("compress, time over plain copies", 1.5, figure("compress", "over_copy"), at_least=False),
     Target("compress, peak memory over its bound", 1.0, figure("compress", "over_memory"), at_least=False),
