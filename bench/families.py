@@ -60,6 +60,17 @@ def digits(seed: int = 42) -> Family:
     return Family("digits", base, tuned, score, calibrate)
 
 
+def finetune_module(folder: Path) -> Any:
+    """A folder's ``finetune.py``, imported."""
+    specification = importlib.util.spec_from_file_location("finetune", folder / "finetune.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["finetune"] = module
+    specification.loader.exec_module(module)
+    return module
+
+
 class Sentences:
     """Sentence classification with a small encoder.
 
@@ -72,12 +83,7 @@ class Sentences:
     CHOICE = 300
 
     def __init__(self, folder: Path, tuned: Path) -> None:
-        specification = importlib.util.spec_from_file_location("finetune", folder / "finetune.py")
-        assert specification is not None
-        assert specification.loader is not None
-        self.module: Any = importlib.util.module_from_spec(specification)
-        sys.modules["finetune"] = self.module
-        specification.loader.exec_module(self.module)
+        self.module = finetune_module(folder)
         from transformers import AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(self.module.MODEL)
