@@ -2,8 +2,8 @@
 
     python bench/tune_family.py --family FOLDER --out DIR --seeds 2
 
-Every seed draws its own sentences, order and head. DIR/TASK-SEED gets model.safetensors and head.safetensors; what is
-there already is left alone, so a run that was cut off goes on.
+Every seed draws its own sentences, order and head. DIR/TASK-SEED gets model.safetensors and head.safetensors;
+what is there already is left alone, so a run that was cut off goes on.
 """
 
 from __future__ import annotations

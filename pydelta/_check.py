@@ -146,14 +146,40 @@ def sequence(op: str, name: str, values: object) -> Sequence[Any]:
     return values
 
 
-def models(op: str, tuned: object) -> list[torch.Tensor]:
-    """K >= 1 floating tensors, for an op that is not differentiable."""
+def models(op: str, tuned: object, base: torch.Tensor | None) -> list[torch.Tensor]:
+    """K >= 1 floating tensors like ``base`` or the first of them, for an op that is not differentiable."""
     found = sequence(op, "tuned", tuned)
     if not found:
         raise ValueError(f"[{op}] tuned must hold at least one tensor, got none")
+    first, of = (found[0], "tuned[0]") if base is None else (base, "base")
+    floating(op, of, first)
+    shape, dtype, device = first.shape, first.dtype, first.device
     for i, x in enumerate(found):
+        if x.__class__ is torch.Tensor and x.dtype is dtype and x.shape == shape and x.device == device:
+            continue  # as nearly always: no words are made for them
         floating(op, f"tuned[{i}]", x)
+        alike(op, f"tuned[{i}]", x, of, first)
+        dtype_of(op, f"tuned[{i}]", x, dtype)
     return [x.detach() if x.requires_grad else x for x in found]
+
+
+def keys(op: str, values: object, expected: int) -> Sequence[Key]:
+    """K keys."""
+    found = sequence(op, "keys", values)
+    count(op, "keys", found, expected)
+    for i, value in enumerate(found):
+        if value.__class__ is not Key:
+            key(op, f"keys[{i}]", value)
+    return found
+
+
+def weights(op: str, values: object, expected: int) -> list[float]:
+    """K numbers, 1 for each model where there are none."""
+    if values is None:
+        return [1.0] * expected
+    found = sequence(op, "weights", values)
+    count(op, "weights", found, expected)
+    return [number(op, f"weights[{i}]", w) for i, w in enumerate(found)]
 
 
 def index(op: str, name: str, value: object) -> int:
@@ -211,9 +237,11 @@ def no_partial_overlap(op: str, out: torch.Tensor, inputs: Sequence[torch.Tensor
     """
     first, last = _span(out)
     for x in inputs:
+        if x.data_ptr() >= last:
+            continue
         a, b = _span(x)
         same = a == first and x.dtype == out.dtype and _strides(x) == _strides(out)
-        if a < last and first < b and not same:
+        if first < b and not same:
             raise ValueError(
                 f"[{op}] out must be an input itself or share no memory with it, got a partial overlap"
             )
@@ -226,9 +254,9 @@ def _strides(x: torch.Tensor) -> list[int]:
 
 def _span(x: torch.Tensor) -> tuple[int, int]:
     start = x.data_ptr()
+    if x.is_contiguous():
+        return start, start + x.nbytes
     if x.numel() == 0:
         return start, start
-    if x.is_contiguous():
-        return start, start + x.numel() * x.element_size()
     reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
     return start, start + (reach + 1) * x.element_size()

@@ -55,7 +55,7 @@ def register(
 
     def into(*args: Any) -> None:
         *inputs, out = args
-        _check.no_partial_overlap(name, out, list(_tensors(inputs)))
+        _check.no_partial_overlap(name, out, _tensors(inputs))
         if out.is_contiguous():
             run(out, *inputs)
         else:
@@ -99,12 +99,15 @@ def register_tuple(
     return found
 
 
-def _tensors(values: Sequence[Any]) -> Any:
+def _tensors(values: Sequence[Any]) -> list[torch.Tensor]:
+    """The tensors among a schema's values, and in its lists of them."""
+    found = []
     for value in values:
         if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
+            found.append(value)
+        elif isinstance(value, list) and value and not isinstance(value[0], int | float):
+            found += [x for x in value if isinstance(x, torch.Tensor)]
+    return found
 
 
 def no_grad_into_out(op: str, inputs: Sequence[torch.Tensor]) -> None:

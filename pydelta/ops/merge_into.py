@@ -113,18 +113,10 @@ def merge_into(
         RuntimeError: ``backend`` is not there.
     """
     op = "merge_into"
-    models = _check.models(op, tuned)
-    if base is not None:
-        _check.floating(op, "base", base)
-        base = without_grad(base)
-    first, name = (models[0], "tuned[0]") if base is None else (base, "base")
-    for i, x in enumerate(models):
-        _check.alike(op, f"tuned[{i}]", x, name, first)
-        _check.dtype_of(op, f"tuned[{i}]", x, first.dtype)
-    if weights is None:
-        weights = [1.0] * len(models)
-    _check.count(op, "weights", _check.sequence(op, "weights", weights), len(models))
-    factors = [_check.number(op, f"weights[{i}]", w) for i, w in enumerate(weights)]
+    models = _check.models(op, tuned, base)
+    base = None if base is None else without_grad(base)
+    first = models[0] if base is None else base
+    factors = _check.weights(op, weights, len(models))
     lam = _check.number(op, "lam", lam)
     _check.choice(op, "elect", elect, ELECTIONS)
     normalize = _check.flag(op, "normalize", normalize)

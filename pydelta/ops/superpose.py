@@ -141,16 +141,9 @@ def superpose(
     op = "superpose"
     _check.floating(op, "base", base)
     _check.has_dimension(op, "base", base)
-    models = _check.models(op, tuned)
-    for i, x in enumerate(models):
-        _check.alike(op, f"tuned[{i}]", x, "base", base)
-        _check.dtype_of(op, f"tuned[{i}]", x, base.dtype)
-    _check.count(op, "keys", _check.sequence(op, "keys", keys), len(models))
-    streams = [_check.key(op, f"keys[{i}]", key) for i, key in enumerate(keys)]
-    if weights is None:
-        weights = [1.0] * len(models)
-    _check.count(op, "weights", _check.sequence(op, "weights", weights), len(models))
-    factors = [_check.number(op, f"weights[{i}]", w) for i, w in enumerate(weights)]
+    models = _check.models(op, tuned, base)
+    streams = _check.keys(op, keys, len(models))
+    factors = _check.weights(op, weights, len(models))
     _check.choice(op, "transform", transform, _check.TRANSFORMS)
     axis, chosen = _check.dim(op, dim, base), _check.backend(op, backend)
     seeds, counters = [to_int64(key.seed) for key in streams], [to_int64(key.stream) for key in streams]
