@@ -35,6 +35,27 @@ Mask mask_of(int kind, uint64_t seed, uint64_t key_stream, int64_t below, double
   return mask;
 }
 
+std::vector<Model> models_of(const std::vector<uintptr_t>& tuned, const std::vector<uint64_t>& seeds,
+                             const std::vector<uint64_t>& streams, const std::vector<double>& weights) {
+  std::vector<Model> models;
+  for (size_t k = 0; k < tuned.size(); ++k) {
+    models.push_back({pointer(tuned[k]), {seeds.at(k), streams.at(k)}, float(weights.at(k))});
+  }
+  return models;
+}
+
+Codes codes_of(uintptr_t codes, uintptr_t scales, int64_t rows, int64_t n, int bits, int64_t group,
+               uintptr_t levels, uintptr_t thresholds) {
+  return {static_cast<uint8_t*>(pointer(codes)),
+          static_cast<float*>(pointer(scales)),
+          rows,
+          n,
+          group,
+          bits,
+          static_cast<const float*>(pointer(levels)),
+          static_cast<const float*>(pointer(thresholds))};
+}
+
 void check_block(const std::string& op, int64_t block) {
   if (block <= kMaxBlock) return;
   throw std::invalid_argument("[" + op + "] block must be at most " + std::to_string(kMaxBlock) +
@@ -80,12 +101,9 @@ PYBIND11_MODULE(_cuda, m) {
          int64_t outer, int64_t n, int64_t inner, const std::vector<uint64_t>& seeds,
          const std::vector<uint64_t>& streams, const std::vector<double>& weights, int transform,
          Stream stream) {
-        std::vector<Model> models;
-        for (size_t k = 0; k < tuned.size(); ++k) {
-          models.push_back({pointer(tuned[k]), {seeds.at(k), streams.at(k)}, float(weights.at(k))});
-        }
-        superpose(pointer(base), models, pointer(out), dtype_of("superpose", dtype),
-                  dtype_of("superpose", out_dtype), {outer, n, inner}, Transform(transform), stream);
+        superpose(pointer(base), models_of(tuned, seeds, streams, weights), pointer(out),
+                  dtype_of("superpose", dtype), dtype_of("superpose", out_dtype), {outer, n, inner},
+                  Transform(transform), stream);
       },
       unlocked);
   m.def(
@@ -139,6 +157,44 @@ PYBIND11_MODULE(_cuda, m) {
         magnitude_threshold(pointer(x), pointer(base), static_cast<const float*>(pointer(column_norm)),
                             dtype_of("magnitude_threshold", dtype), {groups, size}, low_rank, high_rank,
                             cuts(low, low_index), cuts(high, high_index), stream);
+      },
+      unlocked);
+  m.def(
+      "quantize",
+      [](uintptr_t x, uintptr_t codes, uintptr_t scales, int dtype, int64_t rows, int64_t n, int bits,
+         int64_t group, uintptr_t levels, uintptr_t thresholds, Stream stream) {
+        const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, thresholds);
+        quantize(pointer(x), dtype_of("quantize", dtype), q, stream);
+      },
+      unlocked);
+  m.def(
+      "dequantize",
+      [](uintptr_t codes, uintptr_t scales, uintptr_t out, int out_dtype, int64_t rows, int64_t n, int bits,
+         int64_t group, uintptr_t levels, Stream stream) {
+        const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, 0);
+        dequantize(q, pointer(out), dtype_of("dequantize", out_dtype), stream);
+      },
+      unlocked);
+  m.def(
+      "superpose_codes",
+      [](uintptr_t base, const std::vector<uintptr_t>& tuned, uintptr_t codes, uintptr_t scales, int dtype,
+         int64_t rows, int64_t n, const std::vector<uint64_t>& seeds, const std::vector<uint64_t>& streams,
+         const std::vector<double>& weights, int transform, int bits, int64_t group, uintptr_t levels,
+         uintptr_t thresholds, Stream stream) {
+        const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, thresholds);
+        superpose_codes(pointer(base), models_of(tuned, seeds, streams, weights),
+                        dtype_of("superpose", dtype), q, Transform(transform), stream);
+      },
+      unlocked);
+  m.def(
+      "retrieve_codes",
+      [](uintptr_t base, uintptr_t codes, uintptr_t scales, uintptr_t out, int dtype, int out_dtype,
+         int64_t rows, int64_t n, uint64_t seed, uint64_t key_stream, double lam, int transform, int bits,
+         int64_t group, uintptr_t levels, Stream stream) {
+        const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, 0);
+        retrieve_codes(pointer(base), q, pointer(out), dtype_of("retrieve", dtype),
+                       dtype_of("retrieve", out_dtype), {seed, key_stream}, float(lam), Transform(transform),
+                       stream);
       },
       unlocked);
 }

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 SOURCES = Path(__file__).parents[1] / "csrc" / "cuda"
-KERNELS = ("hadamard", "sign_flip", "superpose", "retrieve")  # rotate runs hadamard's
-OTHERS = ("merge_into", "magnitude_threshold")  # mask_rescale runs merge_into's
+# On the walk; rotate runs hadamard's.
+KERNELS = ("hadamard", "sign_flip", "superpose", "retrieve", "retrieve_codes", "dequantize")
+# mask_rescale runs merge_into's, superpose_codes runs superpose's and quantize's.
+OTHERS = ("merge_into", "magnitude_threshold", "quantize")
 ARCHITECTURES = ("80", "90")
 # Flags as in setup.py; PTX is kept beside the machine code.
 FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-cubin", "-Xptxas=-v", "--keep")
@@ -21,6 +23,7 @@ REGISTERS = {
     "Map": {16: 64, 32: 64, 64: 128},
     "Retrieve": {16: 80, 32: 80, 64: 128},
     "Superpose": {16: 128, 32: 128, 64: 128},
+    "Dequantize": {16: 64, 32: 64},
 }
 # The same for merge_into, by whether there is an election.
 MERGE_REGISTERS = {"0": 64, "1": 80}
@@ -51,9 +54,11 @@ def compiled(tmp_path_factory):
 def most_registers(name):
     """What a kernel's mangled name allows it."""
     if plan := re.search(r"PlanILi(\d+)ELi(\d+)E", name):
-        return REGISTERS[re.search("Map|Retrieve|Superpose", name)[0]][int(plan[1]) * int(plan[2])]
+        return REGISTERS[re.search("|".join(REGISTERS), name)[0]][int(plan[1]) * int(plan[2])]
     if merge := re.search(r"5mergeI.*Lb[01]ELb([01])E", name):
         return MERGE_REGISTERS[merge[1]]
+    if "11code_groups" in name:
+        return 128  # 512 threads of them, which hold 64 KiB on their way
     return 64
 
 
@@ -82,23 +87,25 @@ def test_arithmetic_is_rounded_step_by_step_and_keeps_denormals(compiled, op):
 
 
 @pytest.mark.parametrize("op", OTHERS)
-def test_nothing_is_fused_or_flushed_in_masks_and_elections(compiled, op):
+def test_no_fp32_is_fused_or_flushed_in_other_kernels(compiled, op):
     for architecture in ARCHITECTURES:
         _, ptx = compiled[architecture, op]
         assert ".ftz" not in ptx
-        assert "fma." not in ptx
+        assert "fma.rn.f32" not in ptx
+        assert ("fma.rn.f64" in ptx) == (op == "quantize")  # of products that are exact in fp64
         assert ("div.rn.f32" in ptx) == (op == "merge_into")
 
 
-def test_merges_and_counts_read_whole_vectors(compiled):
-    for op, names in (
-        ("merge_into", "5merge"),
-        ("magnitude_threshold", "count_level|count_ties|select_group"),
+def test_other_kernels_read_whole_vectors(compiled):
+    for op, names, count in (
+        ("merge_into", "5merge", 15),
+        ("magnitude_threshold", "count_level|count_ties|select_group", 9),
+        ("quantize", "code_groups", 12),
     ):
         kernels = [
             kernel for kernel in compiled["90", op][1].split(".entry")[1:] if re.search(names, kernel[:200])
         ]
-        assert len(kernels) == (15 if op == "merge_into" else 9)
+        assert len(kernels) == count
         assert all(re.search(r"ld\.global\.v4\.(u32|b32)", kernel) for kernel in kernels)
 
 
@@ -106,7 +113,7 @@ def test_merges_and_counts_read_whole_vectors(compiled):
 def test_memory_is_accessed_in_whole_vectors(compiled, op):
     _, ptx = compiled["90", op]
     for kernel in ptx.split(".entry")[1:]:
-        assert re.search(r"ld\.global\.v[24]\.(u32|b32)", kernel)
+        assert op == "dequantize" or re.search(r"ld\.global\.v[24]\.(u32|b32)", kernel)
         assert re.search(r"st\.global\.cs\.v[24]\.(u32|b32)", kernel)
 
 
@@ -134,6 +141,10 @@ def test_empty_tensors_launch_nothing(extension):
     extension.merge_into(0, [0] * 33, 0, 1, 0, 0, 8, 5, *masks, [1.0] * 33, 1, 1.0, True, 0)
     extension.mask_rescale(0, 0, 0, 2, 0, 0, 4, 0, 0, 0, 1.0, [0] * 5, 0)
     extension.magnitude_threshold(0, 0, 0, 0, 0, 8, 4, 2, 0, 0, 0, 0, 0)
+    extension.quantize(0, 0, 0, 1, 8, 0, 1, 0, 0, 0, 0)
+    extension.dequantize(0, 0, 0, 2, 0, 8, 4, 8, 0, 0)
+    extension.superpose_codes(0, [0] * 33, 0, 0, 0, 0, 8, [1] * 33, [2] * 33, [1.0] * 33, 2, 1, 8, 0, 0, 0)
+    extension.retrieve_codes(0, 0, 0, 0, 0, 0, 8, 0, 1, 2, 1.0, 1, 1, 0, 0, 0)
 
 
 def test_blocks_that_no_thread_block_holds_are_refused(extension):

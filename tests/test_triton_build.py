@@ -24,6 +24,7 @@ import pytest
 import torch
 
 from pydelta.masks import DellaMask, MagnitudeThreshold, RandomMask
+from pydelta.quantized import Quantized, code_shapes
 from pydelta.random import Key
 
 CASES = [
@@ -59,8 +60,22 @@ MASKED_CASES = [
     ("magnitude_threshold", "tensor", torch.bfloat16, (64, 4096), -1),
     ("magnitude_threshold", "tensor", torch.float32, (64, 4096), -1),
 ]
+CODED_CASES = [
+    # op, bits and transform, dtype, shape, group (-1: a row)
+    ("quantize", "1", torch.bfloat16, (64, 4096), -1),
+    ("quantize", "4", torch.float32, (64, 4096), 64),
+    ("quantize", "8", torch.bfloat16, (64, 4096), -1),
+    ("dequantize", "2", torch.bfloat16, (64, 4096), -1),
+    ("superpose_codes", "1-sign", torch.bfloat16, (64, 4096), -1),
+    ("retrieve_codes", "1-sign", torch.bfloat16, (64, 4096), -1),
+    ("retrieve_codes", "4-sign", torch.float32, (64, 11008), 64),
+    ("retrieve_codes", "1-hadamard", torch.bfloat16, (4, 4096), -1),
+    ("retrieve_codes", "8-hadamard", torch.bfloat16, (64, 256), -1),
+]
 KERNELS = [
     ("launch", "walk"),
+    ("quantize", "scale_groups"),
+    ("quantize", "pack_codes"),
     ("superpose", "fill"),
     ("masks", "fill_models"),
     ("merge_into", "merge"),
@@ -99,6 +114,8 @@ def launches_of(
         kernels = importlib.import_module("pydelta.triton_kernels")
         if op in ("merge_into", "mask_rescale", "magnitude_threshold"):
             call_masked(kernels, op, transform, dtype, shape)
+        elif "quantize" in op or op.endswith("_codes"):
+            call_coded(kernels, op, transform, dtype, shape, dim)
         else:
             call(kernels, op, transform, dtype, shape, dim)
     return launches
@@ -130,6 +147,25 @@ def call_masked(kernels: Any, op: str, what: str, dtype: torch.dtype, shape: tup
         base, norm = (x, torch.ones(shape[1])) if what == "row" else (None, None)
         options = {"keep": 0.5, "drop_large": 0.1, "group": what, "base": base, "column_norm": norm}
         kernels.magnitude_threshold(x, **options, out=masks[what])
+
+
+def call_coded(
+    kernels: Any, op: str, what: str, dtype: torch.dtype, shape: tuple[int, ...], size: int
+) -> None:
+    bits, _, transform = what.partition("-")
+    x, key, group = torch.empty(shape, dtype=dtype), Key(7, 1 << 63), "row" if size < 0 else size
+    codes, scales = code_shapes(shape, int(bits), max(size, 0))
+    parts = torch.empty(codes, dtype=torch.uint8), torch.empty(scales)
+    q = Quantized(*parts, int(bits), group, shape, dtype)
+    if op == "quantize":
+        kernels.quantize(x, bits=q.bits, group=group, out=q)
+    elif op == "dequantize":
+        kernels.dequantize(q, out=x, dtype=dtype)
+    elif op == "retrieve_codes":
+        kernels.retrieve_codes(x, q, key, out=x, lam=0.5, transform=transform, out_dtype=dtype)
+    else:
+        models = {"tuned": [x, x], "keys": [key, key], "weights": [1.0, 0.5]}
+        kernels.superpose_codes(x, **models, out=q, transform=transform, bits=q.bits, group=group)
 
 
 def call(kernels: Any, op: str, transform: str, dtype: torch.dtype, shape: tuple[int, ...], dim: int) -> None:
@@ -197,7 +233,7 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 def build(architecture: int) -> dict[str, Any]:
     report = {}
-    for case in [*CASES, *MASKED_CASES]:
+    for case in [*CASES, *MASKED_CASES, *CODED_CASES]:
         for launch in launches_of(*case):
             kernel = compiled(launch, architecture)
             ptx = kernel.asm["ptx"]
@@ -255,9 +291,25 @@ def test_masked_ops_compile_without_spills_and_fusion(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("case", CODED_CASES, ids=name_of)
+def test_low_bit_ops_compile_without_spills_and_fusion(
+    reports: dict[int, dict[str, Any]], case: tuple[Any, ...], architecture: int
+) -> None:
+    found = {name: built for name, built in reports[architecture].items() if name.startswith(name_of(case))}
+    names = {name.removeprefix(name_of(case) + "-") for name in found}
+    coding = {"scale_groups", "pack_codes"}
+    assert names == {"quantize": coding, "superpose_codes": {"fill", "walk", *coding}}.get(case[0], {"walk"})
+    for name, built in found.items():
+        assert built["stack"] == 0, (name, built)
+        assert built["fused"] == built["tensor_cores"] == 0, (name, built)
+        reads = not name.endswith(("-fill", "-pack_codes")) and case[0] != "dequantize"
+        assert built["wide_loads"] > 0 or not reads, (name, built)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_table_of_models_compiles(reports: dict[int, dict[str, Any]], architecture: int) -> None:
     tables = {name: built for name, built in reports[architecture].items() if name.endswith("-fill")}
-    assert len(tables) == sum(case[0] == "superpose" for case in CASES)
+    assert len(tables) == sum("superpose" in case[0] for case in (*CASES, *CODED_CASES))
     assert all(built["stack"] == 0 for built in tables.values())
 
 

@@ -3,22 +3,30 @@
 Same bits as every other backend: fp32 inside, each step rounded by itself, nothing fused.
 """
 
+from pydelta.triton_kernels.dequantize import dequantize
 from pydelta.triton_kernels.hadamard import hadamard
 from pydelta.triton_kernels.magnitude_threshold import magnitude_threshold
 from pydelta.triton_kernels.mask_rescale import mask_rescale
 from pydelta.triton_kernels.merge_into import merge_into
+from pydelta.triton_kernels.quantize import quantize
 from pydelta.triton_kernels.retrieve import retrieve
+from pydelta.triton_kernels.retrieve_codes import retrieve_codes
 from pydelta.triton_kernels.rotate import rotate
 from pydelta.triton_kernels.sign_flip import sign_flip
 from pydelta.triton_kernels.superpose import superpose
+from pydelta.triton_kernels.superpose_codes import superpose_codes
 
 __all__ = [
+    "dequantize",
     "hadamard",
     "magnitude_threshold",
     "mask_rescale",
     "merge_into",
+    "quantize",
     "retrieve",
+    "retrieve_codes",
     "rotate",
     "sign_flip",
     "superpose",
+    "superpose_codes",
 ]

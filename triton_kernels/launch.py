@@ -11,6 +11,7 @@ import triton
 
 from pydelta._check import default_block
 from pydelta._environment import interpreted
+from pydelta.quantized import Quantized, tables
 from pydelta.random import Key
 from pydelta.triton_kernels.philox import pack
 from pydelta.triton_kernels.walk import walk
@@ -83,6 +84,7 @@ def launch(
     base: torch.Tensor | None = None,
     key: Key | None = None,
     table: torch.Tensor | None = None,
+    coded: Quantized | None = None,
     aligned: bool = False,
     signed: bool = False,
     block: int = 0,
@@ -90,18 +92,24 @@ def launch(
     lam: float = 1.0,
     inverse: bool = False,
 ) -> None:
-    """One pass over ``shape``; ``block`` 0 means no Hadamard transform."""
+    """One pass over ``shape``; ``block`` 0 means no Hadamard transform, ``coded`` stands for the source."""
     if out.numel() == 0:
         return
     tile, warps = tile_of(shape, block)
     tiles = [triton.cdiv(size, step) for size, step in zip(shape, tile, strict=True)]
     even = all(size % step == 0 for size, step in zip(shape, tile, strict=True))
     models = 0 if table is None else table.shape[0]
+    scales = levels = group = None
+    if coded is not None:
+        source, scales = coded.codes, coded.scales
+        levels, _ = tables(coded.bits, coded.device)
+        group = None if coded.group in ("row", shape.n) else coded.group
     # Triton's interpreter computes with numpy, which would warn of inf - inf.
     with torch.cuda.device_of(out), numpy.errstate(all="ignore"):
         walk[(tiles[0] * tiles[1] * tiles[2],)](
-            out, base, source, pack(key) if key else None, table, models, *shape, scale, lam,
-            SIGNED=signed or key is not None, STAGES=block.bit_length() - 1, INVERSE=inverse,
-            ALIGNED=aligned, EVEN=even, INTERPRETED=interpreted(),
-            ROWS=tile.outer, COLS=tile.n, INNER=tile.inner, num_warps=warps, enable_fp_fusion=False,
+            out, base, source, scales, levels, pack(key) if key else None, table, models, *shape, group,
+            scale, lam, BITS=coded.bits if coded else 0, SIGNED=signed or key is not None,
+            STAGES=block.bit_length() - 1, INVERSE=inverse, ALIGNED=aligned, EVEN=even,
+            INTERPRETED=interpreted(), ROWS=tile.outer, COLS=tile.n, INNER=tile.inner, num_warps=warps,
+            enable_fp_fusion=False,
         )  # fmt: skip

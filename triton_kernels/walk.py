@@ -70,14 +70,41 @@ def transform(
     return x
 
 
-@triton.jit(do_not_specialize=["models"])
+@triton.jit
+def group_of(row, first, column, n, group):
+    """The groups of the columns first + column of rows of n; no ``group``: a row is one."""
+    if group is None:
+        return row + tl.zeros_like(column)
+    else:  # per element a division of 32 bits, if the group's size has as many
+        before = first // group
+        rest = (first - before * group).to(group.dtype)
+        return row * (n // group) + before + (rest + column) // group
+
+
+@triton.jit
+def expand(codes, scales, levels, first_row, first_column, row, column, n, group, inside, BITS: tl.constexpr):
+    """What codes stand for: scale times level, the sign through the sign bit. Tiles start at whole bytes."""
+    row = first_row + row
+    byte = first_column * BITS // 8 + column * BITS // 8
+    code = tl.load(codes + row * ((n.to(tl.int64) * BITS + 7) // 8) + byte, mask=inside).to(tl.uint32)
+    code = code >> (column * BITS % 8).to(tl.uint32)
+    value = tl.load(scales + group_of(row, first_column, column, n, group), mask=inside)
+    if BITS > 1:
+        value = tl.load(levels + (code & ((1 << (BITS - 1)) - 1))) * value
+    minus = code >> (BITS - 1) << 31
+    return (value.to(tl.uint32, bitcast=True) ^ minus).to(tl.float32, bitcast=True)
+
+
+@triton.jit(do_not_specialize=["models", "group"])
 def walk(
-    out, base, source, key, table, models, outer, n, inner, scale, lam,
-    SIGNED: tl.constexpr, STAGES: tl.constexpr, INVERSE: tl.constexpr,
+    out, base, source, scales, levels, key, table, models, outer, n, inner, group, scale, lam,
+    BITS: tl.constexpr, SIGNED: tl.constexpr, STAGES: tl.constexpr, INVERSE: tl.constexpr,
     ALIGNED: tl.constexpr, EVEN: tl.constexpr, INTERPRETED: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     """sum_k w_k T_k(t_k - base) with a ``table``, base + lam T(source) with a ``base``, else T(source).
+
+    With ``scales`` the source is packed codes of BITS bits, with a scale for each row or ``group``.
 
     EVEN: the tiles cover the tensor exactly. ALIGNED: all addresses in the table are multiples of 16.
     """
@@ -115,7 +142,10 @@ def walk(
             seed, stream = unpack(key[0], key[1]), unpack(key[2], key[3])
         else:
             seed, stream = 0, 0
-        x = widen(tl.load(source + start + at, mask=inside), INTERPRETED)
+        if scales is not None:
+            x = expand(source, scales, levels, first_row, first_column, row, column, n, group, inside, BITS)
+        else:
+            x = widen(tl.load(source + start + at, mask=inside), INTERPRETED)
         y = transform(x, seed, stream, block, scale, SIGNED, STAGES, INVERSE, ROWS, COLS, INNER)
         if base is not None:
             y = widen(tl.load(base + start + at, mask=inside), INTERPRETED) + y * lam

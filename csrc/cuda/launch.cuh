@@ -27,6 +27,32 @@ inline void check(const char* op, cudaError_t error) {
                            "] the CUDA kernel could not run: " + cudaGetErrorString(error));
 }
 
+// A grid of blocks of so many threads, with bytes of shared memory each.
+struct Grid {
+  dim3 blocks;
+  int threads;
+  size_t shared = 0;
+};
+
+template <class... Parameters, class... Arguments>
+void start(const char* op, void (*kernel)(Parameters...), const Grid& grid, Stream stream,
+           const Arguments&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid.blocks;
+  config.blockDim = dim3(unsigned(grid.threads));
+  config.dynamicSmemBytes = grid.shared;
+  config.stream = reinterpret_cast<cudaStream_t>(stream);
+  check(op, cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
+// What the current device has of something.
+inline int64_t attribute(const char* op, cudaDeviceAttr which) {
+  int device, value;
+  check(op, cudaGetDevice(&device));
+  check(op, cudaDeviceGetAttribute(&value, which, device));
+  return value;
+}
+
 // How many rows to walk as one, so that tiles are full but for a sixteenth and rows begin at whole vectors.
 inline int64_t rows_at_once(int64_t rows, int64_t n, int64_t tile) {
   const int64_t few = n < tile ? tile / n : 1;
@@ -78,9 +104,8 @@ bool aligned(const void* p, size_t element_size) {
 inline size_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
 
 template <class Kernel>
-void allow_shared(const Task& task, Kernel kernel, int device, size_t bytes) {
-  int most;
-  check(task.op, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+void allow_shared(const Task& task, Kernel kernel, size_t bytes) {
+  const int64_t most = attribute(task.op, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   if (bytes > size_t(most)) {
     throw std::runtime_error("[" + std::string(task.op) + "] blocks of " + std::to_string(task.block) +
                              " need " + std::to_string(bytes >> 10) +
@@ -96,11 +121,8 @@ void launch(const Task& task, const Op& op, Stream stream) {
   Walk g = walk_of(task, P::kTile);
   g.vector = g.stride == 1 && g.length % P::V == 0 && g.total % P::V == 0 && op.template aligned_for<P::V>();
 
-  int device, processors;
-  check(task.op, cudaGetDevice(&device));
-  check(task.op, cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
   const int64_t stripes = (g.length + P::kTile - 1) / P::kTile;
-  const int64_t resident = int64_t(processors) * (2048 / P::kThreads);
+  const int64_t resident = attribute(task.op, cudaDevAttrMultiProcessorCount) * (2048 / P::kThreads);
   int64_t deep = resident / stripes > 1 ? resident / stripes : 1;
   if (deep > g.rows) deep = g.rows;
   if (deep > 65535) deep = 65535;
@@ -109,22 +131,19 @@ void launch(const Task& task, const Op& op, Stream stream) {
   if constexpr (P::kHadamard) {
     using S = Shared<Op, P>;
     shared = S::kSumBytes + (g.log2_block > Bits<P>::kWarp ? S::kExchangeBytes : 0);
-    if (shared > 48 << 10) allow_shared(task, walk<Op, P>, device, shared);
+    if (shared > 48 << 10) allow_shared(task, walk<Op, P>, shared);
   }
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(unsigned(stripes), unsigned(deep));
-  config.blockDim = dim3(P::kThreads);
-  config.dynamicSmemBytes = shared;
-  config.stream = reinterpret_cast<cudaStream_t>(stream);
-  check(task.op, cudaLaunchKernelEx(&config, walk<Op, P>, op, g));
+  const Grid grid{dim3(unsigned(stripes), unsigned(deep)), P::kThreads, shared};
+  start(task.op, walk<Op, P>, grid, stream, op, g);
 }
 
 // Vectors of 16 bytes in the wider of the op's types. Four a thread, fewer where as many of a base come with
-// them.
+// them; codes take next to no room.
 template <class Op>
 void run_elements(const Task& task, const Op& op, Stream stream) {
+  constexpr bool kCodes = kHoldsSigns<typename Op::Source>;
   constexpr bool kWide = sizeof(typename Op::Source) == 4 || sizeof(typename Op::Base) == 4;
-  constexpr int kVector = kWide ? 4 : 8, kVectors = Op::kBase == Use::result ? 16 / kVector : 4;
+  constexpr int kVector = kWide ? 4 : 8, kVectors = Op::kBase == Use::result && !kCodes ? 16 / kVector : 4;
   launch<Plan<kVector, kVectors, 256, false>>(task, op, stream);
 }
 

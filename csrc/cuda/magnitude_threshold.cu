@@ -140,16 +140,7 @@ __global__ void __launch_bounds__(kThreads) find_ties(const __grid_constant__ Ma
   request.answer(cut, group, code, index);
 }
 
-template <class... Parameters, class... Arguments>
-void start(void (*kernel)(Parameters...), int64_t x, int64_t y, size_t shared, Stream stream,
-           const Arguments&... arguments) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(unsigned(x), unsigned(y));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = shared;
-  config.stream = reinterpret_cast<cudaStream_t>(stream);
-  check(kOp, cudaLaunchKernelEx(&config, kernel, arguments...));
-}
+Grid grid(int64_t x, int64_t y, size_t shared) { return {dim3(unsigned(x), unsigned(y)), kThreads, shared}; }
 
 constexpr size_t kHistogramBytes = kCuts * kBins * sizeof(unsigned);
 
@@ -167,16 +158,14 @@ void select_cut_up(const Magnitudes<T>& values, const Request& request, Stream s
   const State state{memory.as<unsigned long long>(), reinterpret_cast<Cursor*>(after),
                     reinterpret_cast<unsigned*>(after + cursors), tiles};
 
-  int device, processors;
-  check(kOp, cudaGetDevice(&device));
-  check(kOp, cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
-  const int64_t blocks = min(tiles, max(int64_t(processors) * 4 / groups, int64_t(1)));
+  const int64_t processors = attribute(kOp, cudaDevAttrMultiProcessorCount);
+  const int64_t blocks = min(tiles, max(processors * 4 / groups, int64_t(1)));
   for (int level = 0; level < request.levels; ++level) {
-    start(count_level<T>, blocks, groups, kHistogramBytes, stream, values, request, state, level);
-    start(narrow_level, 1, groups, sizeof(Search), stream, request, state, level);
+    start(kOp, count_level<T>, grid(blocks, groups, kHistogramBytes), stream, values, request, state, level);
+    start(kOp, narrow_level, grid(1, groups, sizeof(Search)), stream, request, state, level);
   }
-  start(count_ties<T>, blocks, groups, 0, stream, values, state, request.levels);
-  start(find_ties<T>, kCuts, groups, sizeof(Search), stream, values, request, state);
+  start(kOp, count_ties<T>, grid(blocks, groups, 0), stream, values, state, request.levels);
+  start(kOp, find_ties<T>, grid(kCuts, groups, sizeof(Search)), stream, values, request, state);
 }
 
 }  // namespace
@@ -200,7 +189,7 @@ void magnitude_threshold(const void* x, const void* base, const float* column_no
     if (groups.size > kBlockSize && groups.groups < kManyGroups)
       return select_cut_up(values, request, stream);
     const int64_t rows = min(groups.groups, int64_t(65535));
-    start(select_group<T>, 1, rows, kHistogramBytes + sizeof(Search), stream, values, request);
+    start(kOp, select_group<T>, grid(1, rows, kHistogramBytes + sizeof(Search)), stream, values, request);
   });
 }
 

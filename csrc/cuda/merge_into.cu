@@ -97,11 +97,8 @@ __global__ void __launch_bounds__(256, kElects ? 3 : 4) merge(const __grid_const
 template <class T, class List, bool kMasked, bool kElects>
 void start_merge(const char* op, const Merge<T, List>& g, Stream stream) {
   constexpr int kTile = MergePlan<T>::kTile;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(unsigned((g.numel + kTile - 1) / kTile));
-  config.blockDim = dim3(MergePlan<T>::kThreads);
-  config.stream = reinterpret_cast<cudaStream_t>(stream);
-  check(op, cudaLaunchKernelEx(&config, merge<T, List, kMasked, kElects>, g));
+  const Grid grid{dim3(unsigned((g.numel + kTile - 1) / kTile)), MergePlan<T>::kThreads};
+  start(op, merge<T, List, kMasked, kElects>, grid, stream, g);
 }
 
 // Writes a launch's models behind those that earlier launches wrote.
@@ -122,13 +119,9 @@ void merge_many(const char* op, const std::vector<MaskedModel>& models, Merge<T,
                 Stream stream) {
   const Scratch table(op, models.size() * sizeof(MaskedModel), stream);
   g.models = table.as<MaskedModel>();
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(1);
-  config.blockDim = dim3(kModels);
-  config.stream = reinterpret_cast<cudaStream_t>(stream);
   for (int first = 0; first < g.count; first += kModels) {
     const int count = min(kModels, g.count - first);
-    check(op, cudaLaunchKernelEx(&config, place_models, some(models, first, count), count, g.models + first));
+    start(op, place_models, {dim3(1), kModels}, stream, some(models, first, count), count, g.models + first);
   }
   start_merge<T, MaskedModel*, true, true>(op, g, stream);
 }

@@ -55,6 +55,17 @@ struct Cuts {
   int64_t* index;
 };
 
+// A tensor of rows x n in so many bits an element; `group` elements share a scale. Each row's codes fill
+// whole bytes. levels: the positive ones; thresholds: between them.
+struct Codes {
+  uint8_t* codes;
+  float* scales;
+  int64_t rows, n, group;
+  int bits;
+  const float* levels;
+  const float* thresholds;
+};
+
 // Why no kernel can run here, in words; "" if one can.
 std::string missing();
 // What the kernels were compiled for: "sm_80", ..., and "compute_90" for the PTX that newer devices
@@ -80,5 +91,12 @@ void mask_rescale(const void* delta, const void* base, void* out, Dtype dtype, i
 void magnitude_threshold(const void* x, const void* base, const float* column_norm, Dtype dtype,
                          Groups groups, int64_t low_rank, int64_t high_rank, Cuts low, Cuts high,
                          Stream stream);
+void quantize(const void* x, Dtype dtype, const Codes& q, Stream stream);
+void dequantize(const Codes& q, void* out, Dtype out_dtype, Stream stream);
+// The last two have the transform's axis last.
+void superpose_codes(const void* base, std::vector<Model> models, Dtype dtype, const Codes& q,
+                     Transform transform, Stream stream);
+void retrieve_codes(const void* base, const Codes& q, void* out, Dtype dtype, Dtype out_dtype, Key key,
+                    float lam, Transform transform, Stream stream);
 
 }  // namespace PYDELTA_NAMESPACE

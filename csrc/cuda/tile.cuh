@@ -65,32 +65,40 @@ __device__ __forceinline__ int columns_left(const Row& row, int64_t c0) {
   return int(max(min(row.length - c0, int64_t(P::kTile)), int64_t(0)));
 }
 
-// Vectors j0 .. j0 + N - 1 of a thread. Rows of odd lengths, unaligned and strided ones go element by element
-// through a thread's local memory, in a loop: rare, and kept out of the way of registers.
-template <class P, int N, class T>
-__device__ __forceinline__ void load(Words<T, P::V>* to, const T* x, const Row& row, Slots slots, int j0) {
-  const int64_t c0 = first_column<P>(slots);
-  const int left = columns_left<P>(row, c0), step = slots.step;
+// N vectors, `step` columns apart; zeros from the column c0 + `left` on. Rows of odd lengths, unaligned and
+// strided ones go element by element through a thread's local memory, in a loop: rare, and kept out of the
+// way of registers.
+template <int N, int V, class T>
+__device__ __forceinline__ void load_vectors(Words<T, V>* to, const T* x, const Row& row, int64_t c0,
+                                             int left, int step) {
   if (row.vector) {
     const T* p = x + row.start + c0;
 #pragma unroll
     for (int j = 0; j < N; ++j) {
       to[j] = {};
-      if ((j0 + j) * step < left) load_vector(to[j], p + (j0 + j) * step);
+      if (j * step < left) load_vector(to[j], p + j * step);
     }
     return;
   }
-  Unsigned<T> staged[N][P::V];
+  Unsigned<T> staged[N][V];
   const auto* p = reinterpret_cast<const Unsigned<T>*>(x) + row.start + c0 * row.stride;
 #pragma unroll 1
   for (int j = 0; j < N; ++j) {
 #pragma unroll
-    for (int i = 0; i < P::V; ++i) {
-      const int c = (j0 + j) * step + i;
+    for (int i = 0; i < V; ++i) {
+      const int c = j * step + i;
       staged[j][i] = c < left ? p[c * row.stride] : 0;
     }
   }
   memcpy(to, staged, sizeof(staged));
+}
+
+// Vectors j0 .. j0 + N - 1 of a thread's columns of the tile.
+template <class P, int N, class T>
+__device__ __forceinline__ void load(Words<T, P::V>* to, const T* x, const Row& row, Slots slots, int j0) {
+  const int64_t c0 = first_column<P>(slots);
+  const int skipped = j0 * slots.step;
+  load_vectors<N>(to, x, row, c0 + skipped, columns_left<P>(row, c0) - skipped, slots.step);
 }
 
 template <class P, class T>
@@ -143,6 +151,10 @@ __device__ __forceinline__ void prefetch(const T* x, const Row& row, Slots slots
   }
 }
 
+// Whether what is loaded of a source keeps the signs of its elements apart, where others can be added.
+template <class Source>
+constexpr bool kHoldsSigns = false;
+
 // The signs of a thread's elements under one key, element i's in bit i.
 template <class P>
 struct Signs {
@@ -166,6 +178,13 @@ struct Signs {
       const uint32_t signs = __shfl_sync(~0u, drawn[t / 32], t % 32 + at / 32) >> (at % 32);
       words[t / 32] |= (signs & ((1u << P::V) - 1)) << (t % 32);
     }
+  }
+
+  template <class Source>
+  __device__ __forceinline__ void flip(Words<Source, P::V> (&source)[P::C]) const {
+    static_assert(kHoldsSigns<Source>);
+#pragma unroll
+    for (int j = 0; j < P::C; ++j) source[j].minus ^= words[j * P::V / 32] >> (j * P::V % 32);
   }
 
   __device__ __forceinline__ void flip(float (&v)[P::E]) const {

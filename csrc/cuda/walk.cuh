@@ -1,5 +1,5 @@
 // The one walk over memory: load -> delta -> weight -> flip -> H -> flip -> sum -> emit. An op is a policy:
-//   Source, Base        the element types
+//   Source, Base        the element types; Source may be codes, see codes.cuh
 //   kBase               when its `base` is read: never, for the delta, or for the result
 //   kSums               whether models are summed, or there is one alone
 //   models, source(k), key(k), delta(x, base, k), result(v, base), out, out_dtype
@@ -111,6 +111,7 @@ __global__ void __launch_bounds__(P::kThreads, kResident<Op, P> / P::kThreads)
   // Butterflies leave no registers to spare: then the base comes when it is used, again and again from the
   // cache.
   constexpr bool kBaseStays = Op::kBase != Use::never && !P::kHadamard;
+  constexpr bool kSignsApart = kHoldsSigns<typename Op::Source>;
   extern __shared__ float4 shared[];
   const bool alone = !P::kHadamard || g.log2_block <= Bits<P>::kWarp;  // warps work each for itself
   const auto before = [] { return own_slots<P>(); };
@@ -143,6 +144,9 @@ __global__ void __launch_bounds__(P::kThreads, kResident<Op, P> / P::kThreads)
       if (!P::kHadamard && k == 0) load<P, P::C>(source, op.source(0), row, before(), 0);
       if constexpr (Op::kSums) draw(op.key(k));
       if constexpr (P::kHadamard) load<P, P::C>(source, op.source(k), row, before(), 0);
+      if constexpr (kSignsApart) {
+        if (g.flips) first.flip(source);
+      }
 #pragma unroll
       for (int i = 0; i < P::E; ++i) v[i] = element(source[i / P::V], i % P::V);
       const auto delta = [&](float x, float b) { return op.delta(x, b, k); };
@@ -162,7 +166,7 @@ __global__ void __launch_bounds__(P::kThreads, kResident<Op, P> / P::kThreads)
         }
         if constexpr (Op::kBase == Use::result) prefetch<P>(op.base, row, after());
       }
-      if (g.flips) first.flip(v);
+      if (g.flips && !kSignsApart) first.flip(v);
       if constexpr (P::kHadamard) {
         butterflies<P, S::kPiece>(v, g.log2_block, exchanged);
 #pragma unroll

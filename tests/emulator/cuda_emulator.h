@@ -125,18 +125,22 @@ inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fmaf(a, b, c); }
+inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
 
 // The runtime.
 using cudaError_t = int;
 using cudaStream_t = void*;
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrL2CacheSize = 38,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+};
 enum {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorInsufficientDriver = 35,
   cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
-  cudaDevAttrMultiProcessorCount = 16,
-  cudaDevAttrComputeCapabilityMajor = 75,
-  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
 
 inline const char* cudaGetErrorString(cudaError_t) { return "invalid argument"; }
@@ -158,10 +162,12 @@ inline cudaError_t cudaRuntimeGetVersion(int* version) {
   return cudaSuccess;
 }
 
-// A single multiprocessor: then a block takes several rows, one after the other.
-inline cudaError_t cudaDeviceGetAttribute(int* value, int attribute, int) {
+// A single multiprocessor: then a block takes several rows, one after the other. A second-level cache that a
+// few short rows fill: then blocks of rows are many.
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const char* shared = getenv("EMULATED_SHARED_BYTES");
   if (attribute == cudaDevAttrMultiProcessorCount) *value = 1;
+  if (attribute == cudaDevAttrL2CacheSize) *value = 8192;
   if (attribute == cudaDevAttrComputeCapabilityMajor) *value = 9;
   if (attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin) {
     *value = shared != nullptr ? atoi(shared) : emulator::kMostShared;

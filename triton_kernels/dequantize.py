@@ -1,0 +1,12 @@
+"""What low-bit codes stand for, in Triton."""
+
+from __future__ import annotations
+
+import torch
+
+from pydelta.quantized import Quantized
+from pydelta.triton_kernels.launch import launch, split
+
+
+def dequantize(q: Quantized, *, out: torch.Tensor, dtype: torch.dtype) -> None:
+    launch(split(out, out.dim() - 1), out, coded=q)
