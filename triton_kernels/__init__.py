@@ -11,6 +11,8 @@ from pydelta.triton_kernels.retrieve import retrieve
 from pydelta.triton_kernels.rotate import rotate
 from pydelta.triton_kernels.sign_flip import sign_flip
 from pydelta.triton_kernels.superpose import superpose
+from pydelta.triton_kernels.vera_linear import vera_backward, vera_forward, vera_merge
+from pydelta.triton_kernels.vera_matrix import vera_matrix
 
 __all__ = [
     "hadamard",
@@ -21,4 +23,8 @@ __all__ = [
     "rotate",
     "sign_flip",
     "superpose",
+    "vera_backward",
+    "vera_forward",
+    "vera_matrix",
+    "vera_merge",
 ]
