@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 
@@ -45,6 +46,17 @@ def bound(fan_in: int) -> float:
     return math.sqrt(6 / max(fan_in, 1))
 
 
+def rows_at_once(device: torch.device, columns: int) -> int:
+    """How many rows a tile holds."""
+    return max(1, TILE.get(device.type, _LARGE_TILE) // max(columns, 1))
+
+
+class Parts(Protocol):
+    """Where the entries of A and B come from."""
+
+    def part(self, which: str, shape: tuple[int, int], start: tuple[int, int]) -> torch.Tensor: ...
+
+
 class Matrices:
     """A and B of a key, before their bounds: kept, one for a dtype and device, or made on demand."""
 
@@ -65,7 +77,7 @@ class Matrices:
 
     def tiles(self, which: str, rows: int, columns: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """Blocks of rows, and which rows they are: one block where the matrix is kept."""
-        step = rows if self.cached else self.rows_at_once(rows, columns)
+        step = rows if self.cached else min(rows, rows_at_once(self.device, columns))
         memory = None
         if not self.cached:
             memory = torch.empty((step, columns), dtype=self.dtype, device=self.device)
@@ -73,9 +85,6 @@ class Matrices:
             count = min(step, rows - first)
             out = None if memory is None else memory[:count]
             yield slice(first, first + count), self.part(which, (count, columns), (first, 0), out)
-
-    def rows_at_once(self, rows: int, columns: int) -> int:
-        return min(rows, max(1, TILE.get(self.device.type, _LARGE_TILE) // max(columns, 1)))
 
     def _kept(self, which: str, rows: int, columns: int) -> torch.Tensor:
         """The kept matrix, made larger where it is too small: its elements do not depend on its shape."""
@@ -97,7 +106,7 @@ class Matrices:
 def forward(
     make: Make,
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
     key: Key,
@@ -109,18 +118,27 @@ def forward(
 ) -> None:
     """y and the product with A, both of x's dtype, into ``out``; see :func:`pydelta.vera_linear`."""
     y, t = (part.view(-1, part.shape[-1]) for part in out)
-    (m, n), rank, index = weight.shape, d.shape[-1], _index(adapter)
+    m, n, rank, index = b.shape[-1], x.shape[-1], d.shape[-1], _index(adapter)
     matrices, rows = Matrices(make, key, x.dtype, x.device, cached), x.reshape(-1, n)
-    if bias is None:
-        torch.mm(rows, weight.mT, out=y)
-    else:
-        torch.addmm(bias, rows, weight.mT, out=y)
+    base_layer(rows, weight, bias, y)
     for at, tile in matrices.tiles("A", rank, n):
         torch.mm(rows, tile.mT, out=t[:, at])
     inner = _scaled(t, _rows(d, bound(n), x.dtype, index))
     outer = b.to(compute_dtype(x.dtype)) * bound(rank)
     for at, tile in matrices.tiles("B", m, rank):
         _add_product(y[:, at], inner, tile, outer[..., at], index)
+
+
+def base_layer(
+    rows: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, out: torch.Tensor
+) -> None:
+    """W x + bias into ``out``; zeros without a weight."""
+    if weight is None:
+        out.zero_()
+    elif bias is None:
+        torch.mm(rows, weight.mT, out=out)
+    else:
+        torch.addmm(bias, rows, weight.mT, out=out)
 
 
 def _add_product(
@@ -137,18 +155,19 @@ def backward(
     make: Make,
     grad: torch.Tensor,
     product: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
     key: Key,
     *,
+    n: int,
     adapter: torch.Tensor | None,
     cached: bool,
     needs: tuple[bool, bool, bool],
     out: _Three,
 ) -> None:
     """The gradients by x, d and b that are needed, into ``out``; ``product`` is forward's second result."""
-    (m, n), rank, compute = weight.shape, d.shape[-1], compute_dtype(grad.dtype)
+    m, rank, compute = b.shape[-1], d.shape[-1], compute_dtype(grad.dtype)
     g, t, index = grad.reshape(-1, m), product.reshape(-1, rank), _index(adapter)
     matrices, chosen = Matrices(make, key, grad.dtype, grad.device, cached), _chosen(index, d, compute)
     d_rows = _rows(d, bound(n), grad.dtype, index)
@@ -166,7 +185,7 @@ def backward(
         out[1].copy_((_summed(back * t, chosen) * bound(n)).view_as(out[1]))
     if needs[0]:
         grad_x = out[0].view(-1, n)
-        torch.mm(g, weight, out=grad_x)
+        base_layer(g, None if weight is None else weight.mT, None, grad_x)
         inward = (back * d_rows).to(g.dtype)
         for at, tile in matrices.tiles("A", rank, n):
             grad_x.addmm_(inward[:, at], tile)
@@ -188,7 +207,7 @@ def merge(
 
 
 def merge_blocks(
-    matrices: Matrices, weight: torch.Tensor, d: torch.Tensor, b: torch.Tensor, out: torch.Tensor
+    matrices: Parts, weight: torch.Tensor, d: torch.Tensor, b: torch.Tensor, out: torch.Tensor
 ) -> None:
     """Block by block, so that nothing of the weight's size is made: strips of A, and in each blocks of B.
 
@@ -197,7 +216,7 @@ def merge_blocks(
     (m, n), rank, compute = weight.shape, len(d), compute_dtype(weight.dtype)
     d, b = d.to(compute)[:, None], b.to(compute)[:, None]
     width = min(n, max(256, 4 * TILE["cpu"] // max(rank, 1)))
-    height = matrices.rows_at_once(m, max(rank, width))
+    height = min(m, rows_at_once(weight.device, max(rank, width)))
     for left in range(0, n, max(width, 1)):
         columns = slice(left, min(left + width, n))
         strip = d * matrices.part("A", (rank, columns.stop - left), (0, left)).to(compute)

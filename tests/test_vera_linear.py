@@ -183,6 +183,21 @@ def test_views_and_transposed_weights(backend, device):
     )
 
 
+def test_the_adapters_part_alone(backend, device):
+    tensors, options = layer(2, 3)
+    (x, weight, d, b), moved = on(device, tensors, options)
+    x.requires_grad_()
+    whole = pydelta.vera_linear(x, torch.zeros_like(weight), d, b, KEY, backend=backend)
+    part = pydelta.vera_linear(x, None, d, b, KEY, backend=backend)
+    torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-5)
+    grad = torch.ones_like(part)
+    torch.testing.assert_close(
+        torch.autograd.grad(part, x, grad), torch.autograd.grad(whole, x, grad), rtol=1e-5, atol=1e-5
+    )
+    with raises(ValueError, "[vera_linear] bias must not be given without a weight, got both"):
+        pydelta.vera_linear(x, None, d, b, KEY, bias=moved["bias"])
+
+
 def test_no_rows(backend, device):
     tensors, options = layer(0)
     given, moved = on(device, tensors, options)
@@ -251,7 +266,7 @@ def test_opcheck(backend, device, adapters):
     grad, product = normal(2, 3, M).to(device), normal(2, 3, R).to(device)
     plain = [x.detach() for x in given[1:]]
     for needs in ([True] * 3, [False, True, False]):
-        arguments = grad, product, *plain, moved["adapter"], *SEEDS, False, needs, backend
+        arguments = grad, product, *plain, moved["adapter"], N, *SEEDS, False, needs, backend
         torch.library.opcheck(torch.ops.pydelta.vera_linear_backward.default, arguments)
 
 
@@ -279,7 +294,7 @@ BAD = [
     ({"d": torch.ones(0)}, ValueError, "d must be (r) with r at least 1, got (0,)"),
     ({"d": torch.ones(2, R)}, ValueError, f"d must be (r) with r at least 1, got {(2, R)}"),
     ({"d": torch.ones(R).double()}, ValueError,
-     "d must be float64 exactly when weight is (float32), got float64"),
+     "d must be float64 exactly when x is (float32), got float64"),
     ({"b": torch.ones(M + 1)}, ValueError, f"b must be of shape {(M,)}, got {(M + 1,)}"),
     ({"bias": torch.ones(M, 1)}, ValueError,
      f"bias must be float32 of shape {(M,)} on cpu, got float32 of shape {(M, 1)} on cpu"),

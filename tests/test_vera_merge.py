@@ -1,4 +1,4 @@
-"""VeRA merged into the weight: the formula, in place, equal to the layer unmerged, without a copy of the weight."""
+"""VeRA merged into the weight: the formula, in place, equal to the layer unmerged, in little memory."""
 
 import math
 

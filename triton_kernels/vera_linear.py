@@ -91,7 +91,7 @@ def onto_outputs(
 
 def vera_forward(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
     key: Key,
@@ -101,7 +101,7 @@ def vera_forward(
     cached: bool,
     out: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
-    few = out[0].numel() > 0 and out[0].numel() // len(weight) <= FEW_ROWS
+    few = 0 < out[0].numel() <= FEW_ROWS * b.shape[-1]
     if not cached and few:
         _few_rows(x, weight, d, b, key, bias, adapter, out)
     else:
@@ -111,7 +111,7 @@ def vera_forward(
 
 def _few_rows(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
     key: Key,
@@ -119,7 +119,7 @@ def _few_rows(
     adapter: torch.Tensor | None,
     out: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
-    (m, n), rank, compute = weight.shape, d.shape[-1], compute_dtype(x.dtype)
+    m, n, rank, compute = b.shape[-1], x.shape[-1], d.shape[-1], compute_dtype(x.dtype)
     y, t = (part.view(-1, part.shape[-1]) for part in out)
     tile = x.reshape(-1, n).contiguous()
     rows, index = len(tile), None if adapter is None else adapter.flatten()
@@ -137,10 +137,7 @@ def _few_rows(
         if index is not None:
             inward, outward = inward[index], outward[index]
         inner = (t * inward).to(x.dtype)
-        if bias is None:
-            torch.mm(tile, weight.mT, out=y)
-        else:
-            torch.addmm(bias, tile, weight.mT, out=y)
+        _vera.base_layer(tile, weight, bias, y)
         onto_outputs[(triton.cdiv(m, ENTRIES),)](
             y, inner, outward.contiguous(), pack(key), packed(matrix_draw("B", 0, 0)), rows, m, rank,
             0 if index is None else m, **options,

@@ -13,13 +13,14 @@ from pydelta.random import Key
 
 MATRICES = ("cached", "regenerated")
 
+Named = tuple[str, torch.Tensor]
 _Two = tuple[torch.Tensor, torch.Tensor]
 _Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def _empty(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
     bias: torch.Tensor | None,
@@ -29,12 +30,12 @@ def _empty(
     cached: bool,
     backend: str,
 ) -> _Two:
-    return x.new_empty((*x.shape[:-1], weight.shape[0])), x.new_empty((*x.shape[:-1], d.shape[-1]))
+    return x.new_empty((*x.shape[:-1], b.shape[-1])), x.new_empty((*x.shape[:-1], d.shape[-1]))
 
 
 def _run(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
     bias: torch.Tensor | None,
@@ -54,10 +55,11 @@ def _run(
 def _empty_back(
     grad: torch.Tensor,
     product: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
     adapter: torch.Tensor | None,
+    n: int,
     seed: int,
     stream: int,
     cached: bool,
@@ -66,7 +68,7 @@ def _empty_back(
 ) -> _Three:
     x, dd, db = needs
     return (
-        grad.new_empty((*grad.shape[:-1], weight.shape[1]) if x else (0,)),
+        grad.new_empty((*grad.shape[:-1], n) if x else (0,)),
         torch.empty(d.shape if dd else (0,), dtype=d.dtype, device=d.device),
         torch.empty(b.shape if db else (0,), dtype=b.dtype, device=b.device),
     )
@@ -75,20 +77,22 @@ def _empty_back(
 def _run_back(
     grad: torch.Tensor,
     product: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
     adapter: torch.Tensor | None,
+    n: int,
     seed: int,
     stream: int,
     cached: bool,
     needs: list[bool],
     backend: str,
 ) -> _Three:
-    out = _empty_back(grad, product, weight, d, b, adapter, seed, stream, cached, needs, backend)
+    out = _empty_back(grad, product, weight, d, b, adapter, n, seed, stream, cached, needs, backend)
     kernel = _dispatch.kernel("vera_backward", grad, backend)
     key, wanted = key_of(seed, stream), (needs[0], needs[1], needs[2])
-    kernel(grad, product, weight, d, b, key, adapter=adapter, cached=cached, needs=wanted, out=out)
+    options: dict[str, Any] = {"n": n, "adapter": adapter, "cached": cached, "needs": wanted, "out": out}
+    kernel(grad, product, weight, d, b, key, **options)
     return out
 
 
@@ -104,6 +108,7 @@ def _check_indices(adapter: torch.Tensor | None, d: torch.Tensor) -> None:
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: _Two) -> None:
     x, weight, d, b, _, adapter, ctx.seed, ctx.stream, ctx.cached, ctx.backend = inputs
+    ctx.n = x.shape[-1]
     # The input itself is needed for nothing but the weight's gradient, which adapters do not train.
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, output[1], weight, d, b, adapter)
 
@@ -113,7 +118,7 @@ def _backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
     needs = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
     found: list[torch.Tensor | None] = [None] * 3
     if any(needs):
-        settings = ctx.seed, ctx.stream, ctx.cached, needs, ctx.backend
+        settings = ctx.n, ctx.seed, ctx.stream, ctx.cached, needs, ctx.backend
         parts = _operator_back(grad, product, weight, d, b, adapter, *settings)
         found = [part if need else None for part, need in zip(parts, needs, strict=True)]
     rows = grad.reshape(-1, grad.shape[-1])
@@ -124,7 +129,7 @@ def _backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
 
 _operator = define(
     "vera_linear",
-    "Tensor x, Tensor weight, Tensor d, Tensor b, Tensor? bias, Tensor? adapter, int seed, int stream, "
+    "Tensor x, Tensor? weight, Tensor d, Tensor b, Tensor? bias, Tensor? adapter, int seed, int stream, "
     "bool cached, str backend",
     "(Tensor, Tensor)",
     _run,
@@ -134,8 +139,8 @@ _operator = define(
 )
 _operator_back = define(
     "vera_linear_backward",
-    "Tensor grad, Tensor product, Tensor weight, Tensor d, Tensor b, Tensor? adapter, int seed, int stream, "
-    "bool cached, bool[] needs, str backend",
+    "Tensor grad, Tensor product, Tensor? weight, Tensor d, Tensor b, Tensor? adapter, int n, int seed, "
+    "int stream, bool cached, bool[] needs, str backend",
     "(Tensor, Tensor, Tensor)",
     _run_back,
     _empty_back,
@@ -144,7 +149,7 @@ _operator_back = define(
 
 def vera_linear(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
     key: Key,
@@ -163,7 +168,8 @@ def vera_linear(
 
     Args:
         x: (..., n) float32, bfloat16, float16 or float64; any strides.
-        weight: (m, n), of x's dtype; any strides, so a Conv1D's weight is given as its transpose.
+        weight: (m, n), of x's dtype; any strides, so a Conv1D's weight is given as its transpose. None: the
+            adapter's part alone.
         d: (r) or, with ``adapter``, (adapters, r): float32 is meant, whatever x is; float64 goes with
             float64 alone.
         b: (m) or (adapters, m), as ``d``.
@@ -184,15 +190,17 @@ def vera_linear(
         RuntimeError: ``backend`` is not there.
     """
     op = "vera_linear"
-    for name, tensor in (("x", x), ("weight", weight), ("d", d), ("b", b)):
+    for name, tensor in (("x", x), ("d", d), ("b", b)):
         _check.floating(op, name, tensor)
-    if bias is not None:
-        _check.floating(op, "bias", bias)
-    if isinstance(x, torch.Tensor) and torch.is_autocast_enabled(x.device.type):
+    for name, given in (("weight", weight), ("bias", bias)):
+        if given is not None:
+            _check.floating(op, name, given)
+    if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        weight, bias = (None if given is None else given.to(dtype) for given in (weight, bias))
+        x = x.to(dtype)
     _check_shapes(x, weight, d, b, bias)
-    _check_vectors(op, d, b, weight, adapter)
+    check_vectors(op, d, b, None if weight is None else weight.shape[0], ("x", x), adapter is not None)
     if adapter is not None:
         _check_adapter(adapter, x)
     matrices = _check.choice(op, "matrices", MATRICES[0] if matrices is None else matrices, MATRICES)
@@ -203,32 +211,36 @@ def vera_linear(
 
 
 def _check_shapes(
-    x: torch.Tensor, weight: torch.Tensor, d: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None
+    x: torch.Tensor, weight: torch.Tensor | None, d: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None
 ) -> None:
-    _check.has_dimension("vera_linear", "x", x)
-    if weight.dim() != 2 or weight.shape[1] != x.shape[-1]:
-        raise ValueError(f"[vera_linear] weight must be (m, {x.shape[-1]}), got {tuple(weight.shape)}")
-    _check.dtype_of("vera_linear", "weight", weight, x.dtype)
+    op = "vera_linear"
+    _check.has_dimension(op, "x", x)
+    if weight is not None:
+        if weight.dim() != 2 or weight.shape[1] != x.shape[-1]:
+            raise ValueError(f"[{op}] weight must be (m, {x.shape[-1]}), got {tuple(weight.shape)}")
+        _check.dtype_of(op, "weight", weight, x.dtype)
     for name, tensor in (("weight", weight), ("d", d), ("b", b)):
-        if tensor.device != x.device:
-            raise ValueError(f"[vera_linear] {name} must be on x's device {x.device}, got {tensor.device}")
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"[{op}] {name} must be on x's device {x.device}, got {tensor.device}")
     if bias is not None:
-        _check.like("vera_linear", "bias", bias, (weight.shape[0],), x.dtype, x)
+        if weight is None:
+            raise ValueError(f"[{op}] bias must not be given without a weight, got both")
+        _check.like(op, "bias", bias, (weight.shape[0],), x.dtype, x)
 
 
-def _check_vectors(op: str, d: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, adapter: object) -> None:
-    """Of one adapter, or of several where ``adapter`` is given."""
-    m, dims = weight.shape[0], 1 if adapter is None else 2
-    if d.dim() != dims or math.prod(d.shape) == 0:
-        form = "(r) with r at least 1" if dims == 1 else "(adapters, r), neither 0"
+def check_vectors(op: str, d: torch.Tensor, b: torch.Tensor, m: int | None, of: Named, several: bool) -> None:
+    """Of one adapter or several, with ``m`` outputs where they are known, float64 where ``of`` is."""
+    if d.dim() != 1 + several or math.prod(d.shape) == 0:
+        form = "(adapters, r), neither 0" if several else "(r) with r at least 1"
         raise ValueError(f"[{op}] d must be {form}, got {tuple(d.shape)}")
-    shape = (*d.shape[:-1], m)
+    shape = (*d.shape[:-1], b.shape[-1] if m is None and b.dim() else m)
     if b.shape != shape:
         raise ValueError(f"[{op}] b must be of shape {shape}, got {tuple(b.shape)}")
-    for name, vector in (("d", d), ("b", b)):
-        if _check.compute_dtype(vector.dtype) is not _check.compute_dtype(weight.dtype):
+    name, like = of
+    for which, vector in (("d", d), ("b", b)):
+        if _check.compute_dtype(vector.dtype) is not _check.compute_dtype(like.dtype):
             raise ValueError(
-                f"[{op}] {name} must be float64 exactly when weight is ({_check.name_of(weight.dtype)}), "
+                f"[{op}] {which} must be float64 exactly when {name} is ({_check.name_of(like.dtype)}), "
                 f"got {_check.name_of(vector.dtype)}"
             )
 

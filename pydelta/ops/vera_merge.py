@@ -6,7 +6,7 @@ import torch
 
 from pydelta import _check, _dispatch
 from pydelta.ops._library import define, key_of, no_grad_into_out, to_int64, without_grad
-from pydelta.ops.vera_linear import _check_vectors
+from pydelta.ops.vera_linear import check_vectors
 from pydelta.random import Key
 
 
@@ -80,7 +80,7 @@ def vera_merge(
             raise ValueError(f"[{op}] {name} must be on weight's device {weight.device}, got {tensor.device}")
     if weight.dim() != 2:
         raise ValueError(f"[{op}] weight must be (m, n), got {tuple(weight.shape)}")
-    _check_vectors(op, d, b, weight, None)
+    check_vectors(op, d, b, weight.shape[0], ("weight", weight), False)
     key, backend = _check.key(op, "key", key), _check.backend(op, backend)
     if out is not None:
         no_grad_into_out(op, [weight, d, b])

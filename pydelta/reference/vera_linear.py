@@ -24,7 +24,7 @@ def scaled_matrices(
 
 def vera_linear(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
     key: Key,
@@ -38,7 +38,7 @@ def vera_linear(
 
 def vera_forward(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
     key: Key,
@@ -49,10 +49,12 @@ def vera_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """y, and what its gradients need of x: the product with the entries of A before their bound."""
     compute = compute_dtype(x.dtype)
-    a_matrix, b_matrix = scaled_matrices(key, d.shape[-1], x.shape[-1], len(weight), x.dtype, x.device)
+    a_matrix, b_matrix = scaled_matrices(key, d.shape[-1], x.shape[-1], b.shape[-1], x.dtype, x.device)
     d, b = (v.to(compute) if adapter is None else v.to(compute)[adapter] for v in (d, b))
     product = x.to(compute) @ a_matrix.mT
-    y = x.to(compute) @ weight.to(compute).mT + b * ((d * product) @ b_matrix.mT)
+    y = b * ((d * product) @ b_matrix.mT)
+    if weight is not None:
+        y = y + x.to(compute) @ weight.to(compute).mT
     if bias is not None:
         y = y + bias.to(compute)
     return y.to(x.dtype), (product / math.sqrt(6 / max(x.shape[-1], 1))).to(x.dtype)
@@ -61,26 +63,29 @@ def vera_forward(
 def vera_backward(
     grad: torch.Tensor,
     product: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
     key: Key,
     *,
+    n: int,
     adapter: torch.Tensor | None = None,
     cached: bool = True,
     needs: tuple[bool, bool, bool] = (True, True, True),
 ) -> _Three:
     """The gradients by x, d and b, from A x; one that is not needed is empty."""
-    compute, rank, n = compute_dtype(grad.dtype), d.shape[-1], weight.shape[1]
-    a_matrix, b_matrix = scaled_matrices(key, rank, n, len(weight), grad.dtype, grad.device)
+    compute, rank, m = compute_dtype(grad.dtype), d.shape[-1], b.shape[-1]
+    a_matrix, b_matrix = scaled_matrices(key, rank, n, m, grad.dtype, grad.device)
     g, t = (part.reshape(-1, part.shape[-1]).to(compute) for part in (grad, product))
     t = math.sqrt(6 / max(n, 1)) * t
     index = torch.zeros(len(g), dtype=torch.int64, device=g.device) if adapter is None else adapter.flatten()
     d_rows, b_rows = (v.to(compute).reshape(-1, v.shape[-1])[index] for v in (d, b))
     inner = (b_rows * g) @ b_matrix
-    grad_x = g @ weight.to(compute) + (d_rows * inner) @ a_matrix
+    grad_x = (d_rows * inner) @ a_matrix
+    if weight is not None:
+        grad_x = grad_x + g @ weight.to(compute)
     grad_d = torch.zeros(d.shape, dtype=compute, device=d.device).reshape(-1, rank)
-    grad_b = torch.zeros(b.shape, dtype=compute, device=b.device).reshape(-1, len(weight))
+    grad_b = torch.zeros(b.shape, dtype=compute, device=b.device).reshape(-1, m)
     grad_d.index_add_(0, index, inner * t)
     grad_b.index_add_(0, index, g * ((d_rows * t) @ b_matrix.mT))
     found = (
