@@ -12,7 +12,7 @@ import torch
 
 SOURCES = Path(__file__).parents[1] / "csrc" / "cuda"
 KERNELS = ("hadamard", "sign_flip", "superpose", "retrieve")  # rotate runs hadamard's
-OTHERS = ("merge_into", "magnitude_threshold")  # mask_rescale runs merge_into's
+OTHERS = ("merge_into", "magnitude_threshold", "vera_matrix")  # mask_rescale runs merge_into's
 ARCHITECTURES = ("80", "90")
 # Flags as in setup.py; PTX is kept beside the machine code.
 FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-cubin", "-Xptxas=-v", "--keep")

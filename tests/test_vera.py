@@ -83,7 +83,7 @@ def test_merged_equals_unmerged_and_unmerging_gives_the_base_back(dtype):
         merged = model(x)
     limit = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float64: 1e-10}[dtype]
     assert float((merged - y).norm()) < limit * float((y - base).norm())
-    assert float((y - base).norm()) > 0.1 * float(base.norm())
+    assert float((y - base).norm()) > 0.03 * float(base.norm())
     adapters.unmerge()
     for name, x_before in before.items():
         assert_same_bits(model.state_dict()[name], x_before)

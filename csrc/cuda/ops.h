@@ -80,5 +80,8 @@ void mask_rescale(const void* delta, const void* base, void* out, Dtype dtype, i
 void magnitude_threshold(const void* x, const void* base, const float* column_norm, Dtype dtype,
                          Groups groups, int64_t low_rank, int64_t high_rank, Cuts low, Cuts high,
                          Stream stream);
+// Uniform in [-1, 1): element (i, j) from draw first + 2^32 i + j.
+void vera_matrix(void* out, Dtype dtype, int64_t rows, int64_t columns, uint64_t first, Key key,
+                 Stream stream);
 
 }  // namespace PYDELTA_NAMESPACE

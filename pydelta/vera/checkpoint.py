@@ -119,7 +119,7 @@ def _homes(model: Checkpoint, stored: Stored, axes: dict[str, int]) -> dict[str,
 def _found(layer: str, known: Iterable[str]) -> str | None:
     """The checkpoint's name of a module's layer: checkpoints of bare models lack the first parts of names."""
     names, parts = set(dict.fromkeys(known)), layer.split(".")
-    for i in range(max(len(parts) - 1, 1)):
+    for i in range(len(parts)):
         if (short := ".".join(parts[i:])) in names:
             return short
     longer = [name for name in names if name.endswith(f".{layer}")]
