@@ -247,4 +247,11 @@ PYBIND11_MODULE(_cpu, m) {
                                          transform, threads);
       },
       unlocked);
+  m.def(
+      "vera_matrix",
+      [](uintptr_t out, int dtype, int64_t rows, int64_t columns, uint64_t first, uint64_t seed,
+         uint64_t stream, int threads) {
+        chosen->kernels().vera_matrix(pointer(out), dtype, rows, columns, first, seed, stream, threads);
+      },
+      unlocked);
 }

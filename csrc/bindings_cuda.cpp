@@ -197,4 +197,12 @@ PYBIND11_MODULE(_cuda, m) {
                        stream);
       },
       unlocked);
+  m.def(
+      "vera_matrix",
+      [](uintptr_t out, int dtype, int64_t rows, int64_t columns, uint64_t first, uint64_t seed,
+         uint64_t key_stream, Stream stream) {
+        vera_matrix(pointer(out), dtype_of("vera_matrix", dtype), rows, columns, first, {seed, key_stream},
+                    stream);
+      },
+      unlocked);
 }

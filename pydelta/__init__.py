@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pydelta import compat as compat
+    from pydelta import vera as vera
     from pydelta._dispatch import backends as backends
     from pydelta._dispatch import use_backend as use_backend
     from pydelta.checkpoint import load_checkpoint as load_checkpoint
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from pydelta.ops.rotate import rotate as rotate
     from pydelta.ops.sign_flip import sign_flip as sign_flip
     from pydelta.ops.superpose import superpose as superpose
+    from pydelta.ops.vera_linear import vera_linear as vera_linear
+    from pydelta.ops.vera_matrix import vera_matrix as vera_matrix
+    from pydelta.ops.vera_merge import vera_merge as vera_merge
     from pydelta.quantized import Quantized as Quantized
     from pydelta.random import Key as Key
     from pydelta.random import key as key
@@ -67,6 +71,10 @@ _HOME = {
     "sign_flip": "pydelta.ops",
     "superpose": "pydelta.ops",
     "use_backend": "pydelta._dispatch",
+    "vera": "pydelta.vera",
+    "vera_linear": "pydelta.ops",
+    "vera_matrix": "pydelta.ops",
+    "vera_merge": "pydelta.ops",
 }
 
 __all__ = ["__version__", *_HOME]
@@ -76,7 +84,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'pydelta' has no attribute {name!r}")
     module = importlib.import_module(_HOME[name])
-    value = module if name == "compat" else getattr(module, name)
+    value = module if _HOME[name] == f"pydelta.{name}" else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -28,6 +28,9 @@ BACKENDS = ("cpu", "cuda", "triton", "reference")
 
 OLDEST_TRITON = (3, 4)
 
+_MADE_OF = dict.fromkeys(("vera_forward", "vera_backward", "vera_merge"), "vera_matrix")
+"""Ops that are torch's products and one kernel of ours."""
+
 _MODULES = {
     "cpu": "pydelta.native",
     "cuda": "pydelta.native",
@@ -115,7 +118,8 @@ def _load(backend: str, op: str) -> Kernel | None:
     if backend == "triton":
         return getattr(module, op, None)
     extension = module.extension(backend)
-    return functools.partial(getattr(module, op), extension) if hasattr(extension, op) else None
+    there = hasattr(extension, _MADE_OF.get(op, op))
+    return functools.partial(getattr(module, op), extension) if there else None
 
 
 def _present(op: str, backend: str) -> str:
@@ -144,9 +148,13 @@ def _writing(reference: Callable[..., Any]) -> Kernel:
 
 
 def _copy(out: Any, found: Any) -> None:
-    """A result into its place: a tensor, or the tensors of a dataclass."""
+    """A result into its place: a tensor, a tuple of them, or the tensors of a dataclass."""
     if isinstance(found, torch.Tensor):
         out.copy_(found)
+        return
+    if isinstance(found, tuple):
+        for place, part in zip(out, found, strict=True):
+            place.copy_(part)
         return
     for field in dataclasses.fields(found):
         value = getattr(found, field.name)

@@ -6,6 +6,7 @@ CPU, a stream on a GPU.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Callable, Sequence
@@ -13,10 +14,11 @@ from types import ModuleType
 
 import torch
 
+from pydelta import _vera
 from pydelta._check import compute_dtype
 from pydelta.masks import DellaMask, MagnitudeThreshold, RandomMask, Ready, della_tables, ranks, ranks_in_rows
 from pydelta.quantized import Quantized, group_size, tables
-from pydelta.random import Key
+from pydelta.random import Key, matrix_draw
 
 # csrc/core/types.h holds the same codes.
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
@@ -347,3 +349,32 @@ def retrieve_codes(
         group_size("retrieve", superposed.group, base.shape[-1]),
         levels.data_ptr(),
     )
+
+
+def vera_matrix(
+    ext: ModuleType,
+    key: Key,
+    which: str,
+    shape: tuple[int, int],
+    *,
+    start: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    out: torch.Tensor,
+) -> None:
+    first = matrix_draw(which, *start)
+    _on(out, ext.vera_matrix, out.data_ptr(), _DTYPES[dtype], *shape, first, key.seed, key.stream)
+
+
+def _of_tiles(function: Callable[..., None]) -> Callable[..., None]:
+    """Torch's products over tiles that the extension's kernel makes."""
+
+    def run(ext: ModuleType, *args: object, **options: object) -> None:
+        function(functools.partial(vera_matrix, ext), *args, **options)
+
+    return run
+
+
+vera_forward = _of_tiles(_vera.forward)
+vera_backward = _of_tiles(_vera.backward)
+vera_merge = _of_tiles(_vera.merge)

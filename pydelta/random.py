@@ -12,7 +12,7 @@ import hashlib
 
 import torch
 
-__all__ = ["Key", "key", "philox4x32", "shuffle", "sign_bits", "u32"]
+__all__ = ["Key", "key", "matrix_draw", "philox4x32", "shuffle", "sign_bits", "u32"]
 
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
@@ -21,6 +21,9 @@ _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 
 OUTER_SIGNS = 1 << 40
 """``rotate``'s outer diagonal D takes its signs from this index on, the inner D' from 0."""
+
+SECOND_MATRIX = 1 << 63
+"""VeRA's A takes its draws from 0 on, its B from here on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +116,11 @@ def u32(key: Key, start: int, count: int, device: torch.device | None = None) ->
         dim=-1,
     )
     return philox4x32(counter, key.seed).flatten()[start - 4 * first :][:count]
+
+
+def matrix_draw(which: str, row: int, column: int) -> int:
+    """The draw of one element of VeRA's "A" or "B"; rows are 2**32 apart, so that no shape plays a part."""
+    return (SECOND_MATRIX if which == "B" else 0) + (row << 32) + column
 
 
 def sign_bits(key: Key, start: int, count: int, device: torch.device | None = None) -> torch.Tensor:

@@ -14,7 +14,7 @@ SOURCES = Path(__file__).parents[1] / "csrc" / "cuda"
 # On the walk; rotate runs hadamard's.
 KERNELS = ("hadamard", "sign_flip", "superpose", "retrieve", "retrieve_codes", "dequantize")
 # mask_rescale runs merge_into's, superpose_codes runs superpose's and quantize's.
-OTHERS = ("merge_into", "magnitude_threshold", "quantize")
+OTHERS = ("merge_into", "magnitude_threshold", "quantize", "vera_matrix")
 ARCHITECTURES = ("80", "90")
 # Flags as in setup.py; PTX is kept beside the machine code.
 FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-cubin", "-Xptxas=-v", "--keep")

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tensors import (
+    EXTREME_KEYS,
     HALVES,
     KEYS,
     OPS,
@@ -34,7 +35,7 @@ from pydelta.masks import DellaMask, MagnitudeThreshold, RandomMask
 @pytest.fixture(scope="session")
 def kernels(emulated):
     """pydelta's functions on emulated CUDA kernels, which write into `out`."""
-    ops = (*OPS, "magnitude_threshold")
+    ops = (*OPS, "magnitude_threshold", "vera_matrix")
     return SimpleNamespace(**{op: partial(getattr(native, op), emulated) for op in ops})
 
 
@@ -325,3 +326,35 @@ def test_a_merge_of_nothing_launches_nothing(kernels):
         check_merge(
             kernels, torch.ones(shape), [torch.ones(shape)] * 34, masks=[RandomMask(0.5, KEYS[0])] * 34
         )
+
+
+@pytest.mark.parametrize("dtype", SINGLES)
+@pytest.mark.parametrize("key", EXTREME_KEYS)
+@pytest.mark.parametrize(
+    ("shape", "start"),
+    [
+        ((1, 1), (0, 0)),
+        ((3, 64), (5, 0)),
+        ((2, 65), (0, 3)),
+        ((2, 2056), (1, 6)),
+        ((0, 4), (0, 0)),
+        ((3, 0), (1, 1)),
+    ],
+)
+def test_matrices_of_vera(kernels, dtype, key, shape, start):
+    for which in "AB":
+        for layout in ("contiguous", "unaligned"):
+            out = poisoned(*shape, dtype=dtype, layout=layout)
+            options = {"start": start, "dtype": dtype, "device": out.device}
+            kernels.vera_matrix(key, which, shape, **options, out=out)
+            assert_same_bits(out, reference.vera_matrix(key, which, shape, **options))
+            assert_nothing_beside(out)
+
+
+def test_a_matrix_of_more_rows_than_a_grid(kernels):
+    key, shape = KEYS[0], (65_540, 1)
+    out = poisoned(*shape)
+    kernels.vera_matrix(key, "A", shape, start=(0, 0), dtype=out.dtype, device=out.device, out=out)
+    last = reference.vera_matrix(key, "A", (8, 1), start=(65_532, 0))
+    assert_same_bits(out[-8:].clone(), last)
+    assert not bool(out.isnan().any())

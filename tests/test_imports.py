@@ -18,7 +18,7 @@ PACKAGE, TRITON = ROOT / "pydelta", ROOT / "triton_kernels"
 ORDER = [
     {"random", "_progress"},
     {"_check", "_environment", "_levels"},
-    {"masks", "quantized"},
+    {"_vera", "masks", "quantized"},
     {"reference", "native", "triton_kernels"},
     {"_dispatch"},
     {"ops"},

@@ -72,6 +72,15 @@ CODED_CASES = [
     ("retrieve_codes", "1-hadamard", torch.bfloat16, (4, 4096), -1),
     ("retrieve_codes", "8-hadamard", torch.bfloat16, (64, 256), -1),
 ]
+VERA_CASES = [
+    # op, rank, dtype, (rows, n, m), start
+    ("vera_matrix", 0, torch.float32, (64, 4096), 0),
+    ("vera_matrix", 0, torch.bfloat16, (64, 4096), 0),
+    ("vera_matrix", 0, torch.float16, (3, 100), 1),
+    ("vera_forward", 256, torch.bfloat16, (16, 4096, 4096), 0),
+    ("vera_forward", 1024, torch.float16, (1, 4096, 14336), 0),
+    ("vera_forward", 256, torch.float32, (16, 4096, 4096), 0),
+]
 KERNELS = [
     ("launch", "walk"),
     ("quantize", "scale_groups"),
@@ -79,6 +88,9 @@ KERNELS = [
     ("superpose", "fill"),
     ("masks", "fill_models"),
     ("merge_into", "merge"),
+    ("vera_matrix", "fill_matrix"),
+    ("vera_linear", "into_rank"),
+    ("vera_linear", "onto_outputs"),
     *(("magnitude_threshold", name) for name in ("select_rows", "count_digits", "count_ties", "find_tie")),
 ]
 ARCHITECTURES = (80, 90)
@@ -116,6 +128,8 @@ def launches_of(
             call_masked(kernels, op, transform, dtype, shape)
         elif "quantize" in op or op.endswith("_codes"):
             call_coded(kernels, op, transform, dtype, shape, dim)
+        elif op.startswith("vera"):
+            call_vera(kernels, op, transform, dtype, shape, dim)
         else:
             call(kernels, op, transform, dtype, shape, dim)
     return launches
@@ -166,6 +180,22 @@ def call_coded(
     else:
         models = {"tuned": [x, x], "keys": [key, key], "weights": [1.0, 0.5]}
         kernels.superpose_codes(x, **models, out=q, transform=transform, bits=q.bits, group=group)
+
+
+def call_vera(
+    kernels: Any, op: str, rank: int, dtype: torch.dtype, shape: tuple[int, ...], start: int
+) -> None:
+    key = Key(7, 1 << 63)
+    if op == "vera_matrix":
+        x = torch.empty(shape, dtype=dtype)
+        kernels.vera_matrix(key, "A", shape, start=(0, start), dtype=dtype, device=x.device, out=x)
+        return
+    rows, n, m = shape
+    x, weight, y = (torch.empty(size, dtype=dtype) for size in ((rows, n), (m, n), (rows, m)))
+    vectors = torch.ones(rank), torch.ones(m)
+    out = y, torch.empty((rows, rank), dtype=dtype)
+    options: dict[str, Any] = {"bias": None, "adapter": None, "cached": False, "out": out}
+    kernels.vera_forward(x, weight, *vectors, key, **options)
 
 
 def call(kernels: Any, op: str, transform: str, dtype: torch.dtype, shape: tuple[int, ...], dim: int) -> None:
@@ -233,7 +263,7 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 def build(architecture: int) -> dict[str, Any]:
     report = {}
-    for case in [*CASES, *MASKED_CASES, *CODED_CASES]:
+    for case in [*CASES, *MASKED_CASES, *CODED_CASES, *VERA_CASES]:
         for launch in launches_of(*case):
             kernel = compiled(launch, architecture)
             ptx = kernel.asm["ptx"]
@@ -304,6 +334,20 @@ def test_low_bit_ops_compile_without_spills_and_fusion(
         assert built["fused"] == built["tensor_cores"] == 0, (name, built)
         reads = not name.endswith(("-fill", "-pack_codes")) and case[0] != "dequantize"
         assert built["wide_loads"] > 0 or not reads, (name, built)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("case", VERA_CASES, ids=name_of)
+def test_vera_compiles_without_spills(
+    reports: dict[int, dict[str, Any]], case: tuple[Any, ...], architecture: int
+) -> None:
+    """The products are on tensor cores; the matrices themselves are exact."""
+    found = {name: built for name, built in reports[architecture].items() if name.startswith(name_of(case))}
+    names = {name.removeprefix(name_of(case) + "-") for name in found}
+    assert names == ({"fill_matrix"} if case[0] == "vera_matrix" else {"into_rank", "onto_outputs"})
+    for name, built in found.items():
+        assert built["stack"] == 0, (name, built)
+        assert (built["tensor_cores"] > 0) == (case[0] == "vera_forward"), (name, built)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

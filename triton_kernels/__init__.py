@@ -15,6 +15,8 @@ from pydelta.triton_kernels.rotate import rotate
 from pydelta.triton_kernels.sign_flip import sign_flip
 from pydelta.triton_kernels.superpose import superpose
 from pydelta.triton_kernels.superpose_codes import superpose_codes
+from pydelta.triton_kernels.vera_linear import vera_backward, vera_forward, vera_merge
+from pydelta.triton_kernels.vera_matrix import vera_matrix
 
 __all__ = [
     "dequantize",
@@ -29,4 +31,8 @@ __all__ = [
     "sign_flip",
     "superpose",
     "superpose_codes",
+    "vera_backward",
+    "vera_forward",
+    "vera_matrix",
+    "vera_merge",
 ]

@@ -92,6 +92,9 @@ struct Kernels {
   void (*superpose_codes)(const Superposed& models, const Codes& codes, int threads);
   void (*retrieve_codes)(const void* base, const Codes& codes, void* out, int dtype, int out_dtype,
                          uint64_t seed, uint64_t stream, double lam, int transform, int threads);
+  // Uniform in [-1, 1): element (i, j) from draw first + 2^32 i + j.
+  void (*vera_matrix)(void* out, int dtype, int64_t rows, int64_t columns, uint64_t first, uint64_t seed,
+                      uint64_t stream, int threads);
 };
 
 }  // namespace pydelta_cpu

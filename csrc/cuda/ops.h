@@ -98,5 +98,8 @@ void superpose_codes(const void* base, std::vector<Model> models, Dtype dtype, c
                      Transform transform, Stream stream);
 void retrieve_codes(const void* base, const Codes& q, void* out, Dtype dtype, Dtype out_dtype, Key key,
                     float lam, Transform transform, Stream stream);
+// Uniform in [-1, 1): element (i, j) from draw first + 2^32 i + j.
+void vera_matrix(void* out, Dtype dtype, int64_t rows, int64_t columns, uint64_t first, Key key,
+                 Stream stream);
 
 }  // namespace PYDELTA_NAMESPACE

@@ -11,7 +11,13 @@ from pathlib import Path
 
 Pathlike = str | os.PathLike[str]
 
-_MARKS = ("store.json", "config.json", "model.safetensors", "model.safetensors.index.json")
+_MARKS = (
+    "store.json",
+    "config.json",
+    "adapter_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+)
 
 
 def check_output(path: Pathlike, *, force: bool, inputs: Sequence[Pathlike] = ()) -> Path:

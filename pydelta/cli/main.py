@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from pydelta import __version__
-from pydelta.cli import compress, demo, diff, env, inspect, merge, patch, prune, retrieve, similarity
+from pydelta.cli import compress, demo, diff, env, inspect, merge, patch, prune, retrieve, similarity, vera
 
-COMMANDS = (merge, prune, similarity, compress, retrieve, diff, patch, inspect, env, demo)
+COMMANDS = (merge, prune, similarity, compress, retrieve, diff, patch, vera, inspect, env, demo)
 
 
 class Parser(argparse.ArgumentParser):

@@ -9,6 +9,9 @@ from pydelta.ops.retrieve import retrieve
 from pydelta.ops.rotate import rotate
 from pydelta.ops.sign_flip import sign_flip
 from pydelta.ops.superpose import superpose
+from pydelta.ops.vera_linear import vera_linear
+from pydelta.ops.vera_matrix import vera_matrix
+from pydelta.ops.vera_merge import vera_merge
 
 __all__ = [
     "dequantize",
@@ -21,4 +24,7 @@ __all__ = [
     "rotate",
     "sign_flip",
     "superpose",
+    "vera_linear",
+    "vera_matrix",
+    "vera_merge",
 ]

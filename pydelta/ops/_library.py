@@ -99,6 +99,31 @@ def register_tuple(
     return found
 
 
+def define(
+    name: str,
+    arguments: str,
+    returns: str,
+    run: Callable[..., Any],
+    fake: Callable[..., Any],
+    backward: Callable[..., Any] | None = None,
+    save: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    """Defines ``pydelta::name`` as ``run`` itself; returns it.
+
+    Args:
+        arguments, returns: of the schema.
+        run, fake: the operator on real tensors and on those that have no data.
+        backward, save: as torch.library.register_autograd takes them.
+    """
+    _LIBRARY.define(f"{name}({arguments}) -> {returns}")
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"pydelta::{name}", fake, lib=_LIBRARY)
+    if backward is not None:
+        torch.library.register_autograd(f"pydelta::{name}", backward, setup_context=save, lib=_LIBRARY)
+    found: Callable[..., Any] = getattr(torch.ops.pydelta, name).default
+    return found
+
+
 def _tensors(values: Sequence[Any]) -> list[torch.Tensor]:
     """The tensors among a schema's values, and in its lists of them."""
     found = []

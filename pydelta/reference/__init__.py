@@ -14,6 +14,9 @@ from pydelta.reference.retrieve import retrieve
 from pydelta.reference.rotate import rotate
 from pydelta.reference.sign_flip import sign_flip
 from pydelta.reference.superpose import superpose
+from pydelta.reference.vera_linear import vera_backward, vera_forward, vera_linear
+from pydelta.reference.vera_matrix import vera_matrix
+from pydelta.reference.vera_merge import vera_merge
 
 __all__ = [
     "dequantize",
@@ -28,4 +31,9 @@ __all__ = [
     "sign_flip",
     "superpose",
     "superpose_codes",
+    "vera_backward",
+    "vera_forward",
+    "vera_linear",
+    "vera_matrix",
+    "vera_merge",
 ]

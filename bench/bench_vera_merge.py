@@ -1,0 +1,36 @@
+"""``pydelta.vera_merge`` beside PEFT's merge of the same layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bench_vera_linear import KEY, peft_layer
+from harness import ALL_THREADS, MIB, Bench, Case
+
+import pydelta
+
+CASES = [Case(4096, 64 * MIB, torch.float32, threads, inplace=True) for threads in sorted({1, ALL_THREADS})]
+
+
+@pytest.mark.parametrize("rank", [256, 1024])
+def test_vera_merge(case: Case, bench: Bench, rank: int) -> None:
+    weight = bench.normal("weight", case.shape(), case.dtype)
+    d, b = torch.full((rank,), 1e-6), torch.full((len(weight),), 1e-6)
+    some = pydelta.vera_merge(weight[:4], d, b[:4], KEY, backend="reference")
+    assert torch.allclose(pydelta.vera_merge(weight, d, b, KEY)[:4], some, rtol=1e-5, atol=1e-6)
+    slow = {}
+    if (theirs := peft_layer(weight, rank)) is not None:
+
+        def merge() -> None:
+            theirs.merge()
+            theirs.merged_adapters.clear()
+
+        slow["peft"] = merge
+    bench.measure(
+        lambda: pydelta.vera_merge(weight, d, b, KEY, out=weight),
+        case,
+        2 * weight.nbytes,
+        slow=slow,
+        op="vera_merge",
+        transform=f"r {rank}",
+    )

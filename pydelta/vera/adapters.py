@@ -1,0 +1,322 @@
+"""Adapters on a module: attached, switched, mixed, merged, taken off again."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from pydelta import _check
+from pydelta.ops._library import to_int64
+from pydelta.vera.layer import Mixture, Setting, VeraLinear, is_conv1d, refusal
+from pydelta.vera.projections import Projections, Seeded
+
+ALL = "all-linear"
+
+
+class Adapters:
+    """The VeRA adapters of a module.
+
+    Attributes:
+        module: what they are attached to.
+        layers: name -> :class:`VeraLinear`, in the module's order.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.layers = {name: part for name, part in module.named_modules() if isinstance(part, VeraLinear)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The adapters' names, in the order in which they came."""
+        return tuple(dict.fromkeys(name for layer in self.layers.values() for name in layer.settings))
+
+    @property
+    def active(self) -> str | None:
+        """The adapter in use; None: the base alone."""
+        return next((layer.active for layer in self.layers.values() if layer.active is not None), None)
+
+    def of(self, name: str | None) -> dict[str, VeraLinear]:
+        """The layers that have an adapter; None: the one in use.
+
+        Raises:
+            ValueError: there is no such adapter.
+        """
+        wanted = self.active if name is None else name
+        found = {path: layer for path, layer in self.layers.items() if wanted in layer.settings}
+        if not found:
+            raise ValueError(
+                f"[vera] adapter must be one of {', '.join(self.names) or 'none'}, got {wanted!r}"
+            )
+        return found
+
+    def use(self, name: str | None) -> None:
+        """Switches to an adapter; None: to the base alone. Layers without it run as their base."""
+        if name is not None:
+            self.of(name)
+        for layer in self.layers.values():
+            layer.active = name if name in layer.settings else None
+
+    @contextmanager
+    def mixed(self, index: torch.Tensor, names: Sequence[str] | None = None) -> Iterator[None]:
+        """Within the block each row of a batch has an adapter of its own.
+
+        One product with A and one with B serve all of them, so they must share their matrices: adapters of
+        another seed are refused. Ranks may differ, for a smaller matrix is a part of a larger one.
+
+        Args:
+            index: int64, an index into ``names`` for each row, or for each sequence of rows.
+            names: adapters; default: all. Each must be on the same layers.
+
+        Raises:
+            ValueError: no adapter is named, or one is not there, is on other layers, or has other matrices.
+        """
+        chosen = tuple(self.names if names is None else names)
+        if not chosen:
+            raise ValueError("[vera] names must hold at least one adapter, got none")
+        layers = self.of(chosen[0])
+        for name in chosen[1:]:
+            if (there := self.of(name)).keys() != layers.keys():
+                raise ValueError(
+                    f"[vera] mixed adapters must be on the same layers, got {len(layers)} of {chosen[0]!r} "
+                    f"and {len(there)} of {name!r}"
+                )
+            self._check_same_matrices(chosen[0], name, layers)
+        for layer in layers.values():
+            layer.mixture = Mixture(chosen, index)
+        try:
+            yield
+        finally:
+            for layer in layers.values():
+                layer.mixture = None
+
+    def _check_same_matrices(self, first: str, name: str, layers: dict[str, VeraLinear]) -> None:
+        one = next(iter(layers.values()))
+        a, b = (one.settings[which].projections for which in (first, name))
+        if a is not b and a != b:
+            raise ValueError(
+                "[vera] mixed adapters must share their matrices, that is their seed, for a batch takes one "
+                f"product with them; got {_source(a)} of {first!r} and {_source(b)} of {name!r}"
+            )
+
+    def parameters(self, name: str | None = None) -> Iterator[nn.Parameter]:
+        """d and b of every layer, for an optimizer."""
+        name = self.active if name is None else name
+        for layer in self.of(name).values():
+            assert name is not None
+            yield layer.d[name]
+            yield layer.b[name]
+
+    def merge(self, name: str | None = None, *, keep_base: bool = True) -> None:
+        """Merges an adapter into every layer; see :meth:`VeraLinear.merge`.
+
+        Raises:
+            ValueError: there is no such adapter.
+            RuntimeError: one is merged already.
+        """
+        layers, name = self.of(name), self.active if name is None else name
+        for path, layer in self.layers.items():
+            if layer.merged is not None:
+                raise RuntimeError(
+                    f"[vera] one adapter can be merged at a time, got {layer.merged!r} merged into {path!r}"
+                )
+        for layer in layers.values():
+            assert name is not None
+            layer.merge(name, keep_base=keep_base)
+
+    def unmerge(self) -> None:
+        """Every layer's own weight again, bit for bit.
+
+        Raises:
+            RuntimeError: nothing is merged, or the base was not kept.
+        """
+        merged = [layer for layer in self.layers.values() if layer.merged is not None]
+        if not merged:
+            raise RuntimeError("[vera] an adapter must be merged before it is unmerged, got none")
+        for layer in merged:
+            layer.unmerge()
+
+    def detach(self) -> nn.Module:
+        """Takes the adapters off; what is merged stays. Returns the module."""
+        for path, layer in self.layers.items():
+            _replace(self.module, path, layer.base)
+        self.layers = {}
+        return self.module
+
+    def state_dict(self, name: str | None = None) -> dict[str, torch.Tensor]:
+        """``<layer>.d`` and ``<layer>.b`` of an adapter, and ``seed``: the unsigned one's bits as int64.
+
+        Raises:
+            ValueError: there is no such adapter, or its matrices come from no seed of ours.
+        """
+        layers, name = self.of(name), self.active if name is None else name
+        found: dict[str, torch.Tensor] = {"seed": torch.tensor(to_int64(self.seed(name)))}
+        for path, layer in layers.items():
+            assert name is not None
+            found[f"{path}.d"], found[f"{path}.b"] = layer.d[name].detach(), layer.b[name].detach()
+        return found
+
+    def load_state_dict(self, state: dict[str, torch.Tensor], name: str | None = None) -> None:
+        """Copies an adapter's vectors from :meth:`state_dict`'s result.
+
+        Raises:
+            ValueError: names, shapes or the seed differ.
+        """
+        mine = self.state_dict(name)
+        shapes = {key: tuple(x.shape) for key, x in mine.items()}
+        given = {key: tuple(x.shape) for key, x in state.items()}
+        if differ := sorted(key for key in shapes.keys() | given.keys() if shapes.get(key) != given.get(key)):
+            raise ValueError(
+                f"[vera] state must fit the adapter, got other names or shapes: {', '.join(differ)}"
+            )
+        if int(state["seed"]) != int(mine["seed"]):
+            raise ValueError(
+                f"[vera] state must have the adapter's seed {int(mine['seed'])}, got {int(state['seed'])}"
+            )
+        for key, x in mine.items():
+            if key != "seed":
+                x.copy_(state[key])
+
+    def seed(self, name: str | None = None) -> int:
+        """The seed of an adapter's matrices.
+
+        Raises:
+            ValueError: they come from no seed of ours.
+        """
+        layers, name = self.of(name), self.active if name is None else name
+        assert name is not None
+        projections = next(iter(layers.values())).settings[name].projections
+        if not isinstance(projections, Seeded):
+            raise ValueError(
+                f"[vera] adapter {name!r} must have matrices of a seed, got PEFT's: save_peft keeps them"
+            )
+        return projections.seed
+
+    def rank(self, name: str | None = None) -> int:
+        layers, name = self.of(name), self.active if name is None else name
+        assert name is not None
+        return next(iter(layers.values())).settings[name].rank
+
+    def save(self, path: str, name: str | None = None, *, force: bool = False) -> None:
+        """An adapter into one file; see :func:`pydelta.vera.load`."""
+        from pydelta.vera.file import save
+
+        save(self, path, name, force=force)
+
+    def save_peft(self, path: str, name: str | None = None, *, force: bool = False) -> None:
+        """An adapter into a folder that PEFT loads; see :func:`pydelta.vera.save_peft`."""
+        from pydelta.vera.peft import save_peft
+
+        save_peft(path, self, name, force=force)
+
+
+def attach(
+    module: nn.Module,
+    *,
+    targets: str | Sequence[str],
+    rank: int,
+    seed: int = 42,
+    d_init: float = 0.1,
+    dropout: float = 0.0,
+    name: str = "default",
+) -> Adapters:
+    """Gives linear layers of a module a VeRA adapter, and freezes all else (arXiv 2310.11454).
+
+    Layers become :class:`VeraLinear`; what trains is d (rank) and b (out) of each. With a second name a
+    second adapter joins the first. The learning rate is about ten times LoRA's.
+
+    Args:
+        module: it is changed in place.
+        targets: names of layers: the last parts of their paths ("q_proj", "attn.query"), shell patterns of
+            whole paths, or "all-linear".
+        rank: of the matrices, at least 1; 1024 and 256 in the paper.
+        seed: of the matrices; the same seed gives every layer and module the same ones.
+        d_init: what d starts from; b starts from 0.
+        dropout: of the adapter's input, in training.
+        name: the adapter's; no dots.
+
+    Returns:
+        The module's adapters, this one in use.
+
+    Raises:
+        TypeError: a layer is quantised, or not a plain linear layer.
+        ValueError: a rank below 1, a target that no layer matches (near names are shown), a name taken.
+    """
+    if isinstance(rank, bool) or not isinstance(rank, int):
+        raise TypeError(f"[vera.attach] rank must be an int, got {type(rank).__name__}")
+    if rank < 1:
+        raise ValueError(f"[vera.attach] rank must be at least 1, got {rank}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"[vera.attach] dropout must lie in [0, 1), got {dropout}")
+    _check.number("vera.attach", "d_init", d_init)
+    paths = matching(module, [targets] if isinstance(targets, str) else list(targets))
+    setting = Setting(Seeded(seed), rank, float(dropout))
+    return attach_to(module, paths, setting, name, d_init=float(d_init))
+
+
+def attach_to(
+    module: nn.Module, paths: Sequence[str], setting: Setting, name: str, *, d_init: float = 0.1
+) -> Adapters:
+    """An adapter on the layers of these paths; nothing is changed unless all of them take it."""
+    if not name or "." in name:
+        raise ValueError(f"[vera.attach] name must be one word without dots, got {name!r}")
+    found = {path: module.get_submodule(path) for path in paths}
+    for path, part in found.items():
+        if isinstance(part, VeraLinear):
+            if name in part.settings:
+                raise ValueError(f"[vera.attach] name must be new, got {name!r}, which {path!r} has")
+        elif reason := refusal(part):
+            raise TypeError(f"[vera.attach] {path!r} must be {reason}")
+    fresh = not any(isinstance(part, VeraLinear) for part in module.modules())
+    if fresh:
+        module.requires_grad_(False)
+    for path, part in found.items():
+        if not isinstance(part, VeraLinear):
+            layer = VeraLinear(part)
+            layer.train(part.training)
+            _replace(module, path, layer)
+            part = layer
+        part.add(name, setting, d_init)
+    adapters = Adapters(module)
+    adapters.use(name)
+    return adapters
+
+
+def matching(module: nn.Module, targets: Sequence[str]) -> list[str]:
+    """The paths of the layers that targets name."""
+    linear = {path: part for path, part in module.named_modules() if path and _is_layer(path, part, module)}
+    found: list[str] = []
+    for target in targets:
+        hits = [path for path in linear if target == ALL or _matches(path, target)]
+        if not hits:
+            ends = sorted({path.rsplit(".", 1)[-1] for path in linear})
+            near = difflib.get_close_matches(target, ends, 5, 0.4) or ends[:8]
+            raise ValueError(
+                f"[vera.attach] targets must match a linear layer, got {target!r}; near: {', '.join(near)}"
+            )
+        found += hits
+    return [path for path in linear if path in set(found)]
+
+
+def _is_layer(path: str, part: nn.Module, module: nn.Module) -> bool:
+    """A layer that could be meant: linear, quantised ones too, or adapted already; not the base of one."""
+    if path.endswith(".base") and isinstance(module.get_submodule(path.removesuffix(".base")), VeraLinear):
+        return False
+    return isinstance(part, nn.Linear | VeraLinear) or is_conv1d(part) or hasattr(part, "in_features")
+
+
+def _matches(path: str, target: str) -> bool:
+    return path == target or path.endswith(f".{target}") or fnmatch.fnmatchcase(path, target)
+
+
+def _replace(module: nn.Module, path: str, new: nn.Module) -> None:
+    parent, _, last = path.rpartition(".")
+    setattr(module.get_submodule(parent), last, new)
+
+
+def _source(projections: Projections) -> str:
+    return f"seed {projections.seed}" if isinstance(projections, Seeded) else "PEFT's matrices"

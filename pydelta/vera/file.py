@@ -1,0 +1,249 @@
+"""The file of one adapter: its vectors, and in under a kilobyte of header what they belong to.
+
+One fp32 tensor ``vectors`` holds d and b of the first layer, d and b of the second, and so on. The metadata
+name the layers, those that differ in a number alone together: ``["h.*.attn.q_proj", "0-31", 4096, 4096]`` is
+a pattern, the numbers that stand for its star, and the layers' inputs and outputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pydelta.checkpoint import Checkpoint, TensorInfo
+from pydelta.checkpoint.names import group_of, layer_of
+from pydelta.checkpoint.staging import check_output, staged
+from pydelta.checkpoint.writer import writing
+from pydelta.vera.adapters import Adapters, attach_to
+from pydelta.vera.layer import Setting, VeraLinear, is_conv1d
+from pydelta.vera.projections import Projections, Seeded
+
+FORMAT, VERSION = "pydelta.vera", "1"
+_TENSOR = "vectors"
+_STAR = "*"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """A layer's inputs and outputs."""
+
+    inputs: int
+    outputs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """An adapter as a file has it.
+
+    Attributes:
+        path: of the file.
+        projections: where the matrices come from.
+        rank: of the matrices.
+        sizes: layer -> its sizes, where they are known.
+        vectors: layer -> d (rank) and b (outputs).
+    """
+
+    path: Path
+    projections: Projections
+    rank: int
+    sizes: dict[str, Sizes]
+    vectors: dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+def save(adapters: Adapters, path: str | os.PathLike[str], name: str | None, *, force: bool) -> None:
+    """Writes an adapter's file, whole or not at all.
+
+    Raises:
+        ValueError: there is no such adapter, its matrices come from no seed of ours, or the file is there.
+        OSError: it cannot be written.
+    """
+    layers, name = adapters.of(name), adapters.active if name is None else name
+    assert name is not None
+    sizes = {layer: Sizes(part.in_features, part.out_features) for layer, part in layers.items()}
+    groups = grouped(sizes)
+    metadata = {
+        FORMAT: VERSION,
+        "seed": str(adapters.seed(name)),
+        "rank": str(adapters.rank(name)),
+        "layers": json.dumps(groups, separators=(",", ":")),
+    }
+    vectors = torch.cat([v for layer in ungrouped(groups) for v in _vectors(layers[layer], name)])
+    out = check_output(path, force=force)
+    with staged(out, force=force) as new:
+        tensors = {new.name: [TensorInfo(_TENSOR, "F32", tuple(vectors.shape))]}
+        with writing(new.parent, tensors, {new.name: metadata}) as writer:
+            writer.write(_TENSOR, vectors)
+
+
+def _vectors(layer: VeraLinear, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    d, b = (v[name].detach().float().cpu() for v in (layer.d, layer.b))
+    return d, b
+
+
+def grouped(sizes: dict[str, Sizes]) -> list[list[Any]]:
+    """Rows of pattern, numbers, inputs, outputs; a name that stands for itself has no numbers."""
+    groups: dict[tuple[str, Sizes], list[int]] = {}
+    for layer, size in sizes.items():
+        number = layer_of(layer)
+        plain = number is None or _STAR in layer or group_of(layer).replace(_STAR, str(number), 1) != layer
+        if plain or number is None:
+            groups[layer, size] = []
+        else:
+            groups.setdefault((group_of(layer), size), []).append(number)
+    return [
+        [pattern, _ranges(numbers), size.inputs, size.outputs] for (pattern, size), numbers in groups.items()
+    ]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """0, 1, 2, 5 as "0-2,5"."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def ungrouped(groups: list[list[Any]]) -> dict[str, Sizes]:
+    """The layers that rows stand for, in the order of the file."""
+    found = {}
+    for pattern, numbers, inputs, outputs in groups:
+        size = Sizes(inputs, outputs)
+        if not numbers:
+            found[pattern] = size
+        for run in numbers.split(",") if numbers else ():
+            first, _, last = run.partition("-")
+            for number in range(int(first), int(last or first) + 1):
+                found[pattern.replace(_STAR, str(number), 1)] = size
+    return found
+
+
+def read(path: str | os.PathLike[str]) -> Stored:
+    """An adapter's file, checked.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no adapter of ours, or not sound; the message names the file.
+    """
+    file = Path(path)
+    checkpoint = Checkpoint(file)
+    metadata = checkpoint.shards[file.name].metadata if file.name in checkpoint.shards else {}
+    if metadata.get(FORMAT) != VERSION:
+        known = f"version {metadata[FORMAT]!r}" if FORMAT in metadata else "no such mark"
+        raise ValueError(f"{file}: not a VeRA adapter of version {VERSION}: {known}")
+    try:
+        seed, rank = int(metadata["seed"]), int(metadata["rank"])
+        sizes = ungrouped(_checked(json.loads(metadata["layers"])))
+        if not 0 <= seed < 1 << 64 or rank < 1:
+            raise ValueError
+    except (KeyError, ValueError, TypeError, RecursionError):
+        raise ValueError(f"{file}: the metadata seed, rank and layers are not sound") from None
+    wanted = sum(rank + size.outputs for size in sizes.values())
+    if checkpoint.names != (_TENSOR,) or checkpoint.dtype(_TENSOR) != "F32":
+        raise ValueError(f"{file}: must hold the float32 tensor {_TENSOR!r} alone")
+    if checkpoint.shape(_TENSOR) != (wanted,):
+        raise ValueError(
+            f"{file}: tensor {_TENSOR!r} must have shape {(wanted,)} for its layers, "
+            f"got {checkpoint.shape(_TENSOR)}"
+        )
+    values = checkpoint.tensor(_TENSOR)
+    if not values.isfinite().all():
+        raise ValueError(f"{file}: tensor {_TENSOR!r} holds NaN or Inf")
+    parts = iter(values.split([length for size in sizes.values() for length in (rank, size.outputs)]))
+    vectors = {layer: (next(parts).clone(), next(parts).clone()) for layer in sizes}
+    return Stored(file, Seeded(seed), rank, sizes, vectors)
+
+
+def _checked(groups: Any) -> list[list[Any]]:
+    for pattern, numbers, inputs, outputs in groups:
+        sound = isinstance(pattern, str) and isinstance(numbers, str)
+        if not sound or any(type(size) is not int or size < 1 for size in (inputs, outputs)):
+            raise ValueError
+        if any(int(run.partition("-")[2] or 0) > 1 << 20 for run in numbers.split(",") if run):
+            raise ValueError
+    checked: list[list[Any]] = groups
+    return checked
+
+
+def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What an adapter's file holds: seed, rank, layers, and where its bytes go.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no sound adapter of ours.
+    """
+    stored = read(path)
+    assert isinstance(stored.projections, Seeded)
+    size = stored.path.stat().st_size
+    numbers = sum(d.numel() + b.numel() for d, b in stored.vectors.values())
+    return {
+        "kind": "vera",
+        "path": str(stored.path),
+        "bytes": size,
+        "bytes_beside_vectors": size - 4 * numbers,
+        "seed": stored.projections.seed,
+        "rank": stored.rank,
+        "parameters": numbers,
+        "layers": [
+            {"name": layer, "in": part.inputs, "out": part.outputs} for layer, part in stored.sizes.items()
+        ],
+    }
+
+
+def load(path: str | os.PathLike[str], module: nn.Module, name: str = "default") -> Adapters:
+    """Attaches the adapter of a file to a module, and uses it.
+
+    Args:
+        path: made by :meth:`Adapters.save`.
+        module: as at :func:`attach`; its layers are found by name.
+        name: the adapter's.
+
+    Raises:
+        OSError: the file cannot be read.
+        TypeError: a layer is quantised, or not a plain linear layer.
+        ValueError: the file is not sound, the module lacks a layer or has it in another size, or the name is
+            taken; the message names the file and the layers.
+    """
+    return attach_stored(read(path), module, name)
+
+
+def attach_stored(stored: Stored, module: nn.Module, name: str, dropout: float = 0.0) -> Adapters:
+    """An adapter from a file of any kind onto a module, if all of its layers are there."""
+    parts = dict(module.named_modules())
+    problems = [
+        f"{layer!r} {problem}"
+        for layer, (_, b) in stored.vectors.items()
+        if (problem := _problem(parts.get(layer), stored.sizes.get(layer), len(b)))
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(f"{stored.path}: does not fit this module: {'; '.join(problems[:3])}{more}")
+    setting = Setting(stored.projections, stored.rank, dropout)
+    adapters = attach_to(module, list(stored.vectors), setting, name)
+    with torch.no_grad():
+        for layer, (d, b) in stored.vectors.items():
+            adapters.layers[layer].d[name].copy_(d)
+            adapters.layers[layer].b[name].copy_(b)
+    return adapters
+
+
+def _problem(part: nn.Module | None, size: Sizes | None, outputs: int) -> str:
+    """Why a layer of the module does not take an adapter's vectors; "" if it does."""
+    if part is None:
+        return "is not there"
+    weight = getattr(part, "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.dim() != 2:
+        return f"is a {type(part).__name__}"
+    found = Sizes(*weight.shape[::-1]) if not is_conv1d(part) else Sizes(*weight.shape)
+    wanted = size or Sizes(found.inputs, outputs)
+    if found != wanted:
+        return f"is {found.inputs} -> {found.outputs}, not {wanted.inputs} -> {wanted.outputs}"
+    return ""

@@ -1,0 +1,330 @@
+"""The linear layer with VeRA adapters: formula, gradients, mixed batches, both ways to the matrices."""
+
+import math
+
+import pytest
+import torch
+from tensors import FLOATS, SINGLES, against_reference, assert_same_bits, normal, raises
+from tolerance import UNIT
+
+import pydelta
+from pydelta import _vera, reference
+from pydelta.ops.vera_linear import MATRICES
+
+KEY = pydelta.key(42, "vera")
+R, N, M = 6, 40, 24
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept():
+    _vera.forget()
+    yield
+    _vera.forget()
+
+
+def vector_dtype(dtype):
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def layer(*batch, dtype=torch.float32, n=N, m=M, r=R, adapters=0):
+    """x, weight, d, b, bias; adapter."""
+    few = (adapters,) if adapters else ()
+    x, weight = normal(*batch, n, dtype=dtype), normal(m, n, dtype=dtype, seed=1)
+    d = normal(*few, r, dtype=vector_dtype(dtype), seed=2)
+    b = normal(*few, m, dtype=vector_dtype(dtype), seed=3)
+    index = torch.randint(adapters, batch, generator=torch.Generator().manual_seed(4)) if adapters else None
+    return (x, weight, d, b), {"bias": normal(m, dtype=dtype, seed=5), "adapter": index}
+
+
+def on(device, tensors, options):
+    moved = {name: x if x is None else x.to(device) for name, x in options.items()}
+    return [x.to(device) for x in tensors], moved
+
+
+def truth_of(tensors, options):
+    """The formula in float64, with the matrices in x's dtype; and the sum of its terms' magnitudes."""
+    x, weight, d, b = tensors
+    adapter, (m, n), r = options["adapter"], weight.shape, d.shape[-1]
+    a_matrix = math.sqrt(6 / n) * pydelta.vera_matrix(KEY, "A", (r, n), dtype=x.dtype).double()
+    b_matrix = math.sqrt(6 / r) * pydelta.vera_matrix(KEY, "B", (m, r), dtype=x.dtype).double()
+    d, b = (v.double() if adapter is None else v.double()[adapter] for v in (d, b))
+    x, weight, bias = x.double(), weight.double(), options["bias"].double()
+    y = x @ weight.mT + bias + b * ((d * (x @ a_matrix.mT)) @ b_matrix.mT)
+    inner = d.abs() * (x.abs() @ a_matrix.abs().mT)
+    return y, x.abs() @ weight.abs().mT + bias.abs() + b.abs() * (inner @ b_matrix.abs().mT)
+
+
+def assert_near(y, truth, magnitude, depth):
+    """The magnitude bounds every sum on the way, so each rounding adds at most a unit of it.
+
+    ``depth`` counts the additions and products in fp32; a narrow dtype rounds x A, its product with d, the
+    product with B, W x, and y: five times.
+    """
+    compute = torch.float64 if y.dtype is torch.float64 else torch.float32
+    unit = UNIT[compute] * depth + (5 * UNIT[y.dtype] if y.dtype is not compute else 0)
+    tiny = torch.finfo(y.dtype).tiny
+    assert bool(((y.cpu().double() - truth).abs() <= unit * magnitude + tiny).all())
+
+
+DEPTH = N + R + 10
+
+
+@pytest.mark.parametrize("matrices", MATRICES)
+@pytest.mark.parametrize("adapters", [0, 3])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("batch", [(), (1,), (7,), (2, 5)])
+def test_the_formula(backend, device, dtype, batch, adapters, matrices):
+    tensors, options = layer(*batch, dtype=dtype, adapters=adapters)
+    given, moved = on(device, tensors, options)
+    y = pydelta.vera_linear(*given, KEY, **moved, matrices=matrices, backend=backend)
+    assert y.shape == (*batch, M)
+    assert y.dtype is dtype
+    assert_near(y, *truth_of(tensors, options), DEPTH)
+
+
+@pytest.mark.parametrize("adapters", [0, 2])
+@pytest.mark.parametrize("backend", ["reference", "cpu"], indirect=True)
+def test_gradients_by_finite_differences(backend, adapters):
+    tensors, options = layer(3, dtype=torch.float64, n=5, m=4, r=3, adapters=adapters)
+    inputs = [x.requires_grad_() for x in (*tensors, options["bias"])]
+
+    def call(x, weight, d, b, bias):
+        return pydelta.vera_linear(
+            x, weight, d, b, KEY, bias=bias, adapter=options["adapter"], backend=backend
+        )
+
+    assert torch.autograd.gradcheck(call, inputs)
+
+
+def gradients(function, tensors, options, grad, **more):
+    given = [x.clone().requires_grad_() for x in (*tensors, options["bias"])]
+    y = function(*given[:4], KEY, bias=given[4], adapter=options["adapter"], **more)
+    return torch.autograd.grad(y, given, grad)
+
+
+def test_the_references_gradients_are_torchs_own():
+    for adapters in (0, 3):
+        tensors, options = layer(2, 5, dtype=torch.float64, adapters=adapters)
+        grad = normal(2, 5, M, dtype=torch.float64, seed=9)
+        truth = gradients(reference.vera_linear, tensors, options, grad)
+        found = gradients(pydelta.vera_linear, tensors, options, grad, backend="reference")
+        torch.testing.assert_close(found, truth, rtol=1e-12, atol=1e-12)
+
+
+@against_reference
+@pytest.mark.parametrize("matrices", MATRICES)
+@pytest.mark.parametrize("adapters", [0, 3])
+@pytest.mark.parametrize("dtype", SINGLES)
+def test_gradients_are_the_references(backend, device, dtype, adapters, matrices):
+    """In norm: some ten roundings of the dtype stand between the two, and none is systematic."""
+    tensors, options = layer(2, 9, dtype=dtype, adapters=adapters)
+    grad = normal(2, 9, M, dtype=dtype, seed=9)
+    wide = [x.double() for x in tensors], {**options, "bias": options["bias"].double()}
+    truth = gradients(reference.vera_linear, *wide, grad.double())
+    given, moved = on(device, tensors, options)
+    found = gradients(pydelta.vera_linear, given, moved, grad.to(device), matrices=matrices, backend=backend)
+    for mine, true, source in zip(found, truth, (*tensors, options["bias"]), strict=True):
+        assert mine.dtype is source.dtype
+        assert mine.shape == true.shape
+        assert float((mine.cpu().double() - true).norm()) <= 10 * UNIT[dtype] * float(true.norm())
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_many_tiles(backend, device, dtype, monkeypatch):
+    """Two rows of A at a time and some of B, for more rows than one tile of the Triton kernels takes."""
+    monkeypatch.setitem(_vera.TILE, "cpu", 2 * N)
+    tensors, options = layer(20, dtype=dtype, adapters=3)
+    given, moved = on(device, tensors, options)
+    y = pydelta.vera_linear(*given, KEY, **moved, matrices="regenerated", backend=backend)
+    assert_near(y, *truth_of(tensors, options), DEPTH)
+
+
+@against_reference
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_gradients_of_many_tiles(backend, device, dtype, monkeypatch):
+    monkeypatch.setitem(_vera.TILE, "cpu", 2 * N)
+    tensors, options = layer(20, dtype=dtype)
+    grad = normal(20, M, dtype=dtype, seed=9)
+    given, moved = on(device, tensors, options)
+    ways = [
+        gradients(pydelta.vera_linear, given, moved, grad.to(device), matrices=way, backend=backend)
+        for way in MATRICES
+    ]
+    for a, b in zip(*ways, strict=True):
+        assert float((a - b).double().norm()) <= 10 * UNIT[dtype] * float(b.double().norm())
+
+
+def test_zero_b_leaves_the_layer_alone(backend, device):
+    (x, weight, d, b), options = layer(3)
+    given, moved = on(device, (x, weight, d, torch.zeros_like(b)), options)
+    y = pydelta.vera_linear(*given, KEY, **moved, backend=backend)
+    plain = torch.nn.functional.linear(given[0], given[1], moved["bias"])
+    torch.testing.assert_close(y, plain, rtol=0, atol=N * UNIT[torch.float32] * 100)
+
+
+@pytest.mark.parametrize("matrices", MATRICES)
+def test_a_mixed_batch_is_its_rows(backend, device, matrices):
+    tensors, options = layer(8, adapters=3)
+    (x, weight, d, b), moved = on(device, tensors, options)
+    y = pydelta.vera_linear(x, weight, d, b, KEY, **moved, matrices=matrices, backend=backend)
+    for row, k in enumerate(options["adapter"].tolist()):
+        alone = pydelta.vera_linear(x[row], weight, d[k], b[k], KEY, bias=moved["bias"], backend=backend)
+        torch.testing.assert_close(y[row], alone, rtol=1e-5, atol=1e-4)
+
+
+def test_views_and_transposed_weights(backend, device):
+    tensors, options = layer(4, 3)
+    (x, weight, d, b), moved = on(device, tensors, options)
+    truth = pydelta.vera_linear(x, weight, d, b, KEY, **moved, backend=backend)
+    views = x.mT.contiguous().mT, weight.mT.contiguous().mT, d.repeat_interleave(2)[::2], b
+    assert not any(view.is_contiguous() for view in views[:3])
+    torch.testing.assert_close(
+        pydelta.vera_linear(*views, KEY, **moved, backend=backend), truth, rtol=1e-5, atol=1e-4
+    )
+
+
+def test_the_adapters_part_alone(backend, device):
+    tensors, options = layer(2, 3)
+    (x, weight, d, b), moved = on(device, tensors, options)
+    x.requires_grad_()
+    whole = pydelta.vera_linear(x, torch.zeros_like(weight), d, b, KEY, backend=backend)
+    part = pydelta.vera_linear(x, None, d, b, KEY, backend=backend)
+    torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-5)
+    grad = torch.ones_like(part)
+    torch.testing.assert_close(
+        torch.autograd.grad(part, x, grad), torch.autograd.grad(whole, x, grad), rtol=1e-5, atol=1e-5
+    )
+    with raises(ValueError, "[vera_linear] bias must not be given without a weight, got both"):
+        pydelta.vera_linear(x, None, d, b, KEY, bias=moved["bias"])
+
+
+def test_no_rows(backend, device):
+    tensors, options = layer(0)
+    given, moved = on(device, tensors, options)
+    given = [x.requires_grad_() for x in given]
+    y = pydelta.vera_linear(*given, KEY, **moved, backend=backend)
+    assert y.shape == (0, M)
+    y.sum().backward()
+    assert [x.grad.abs().sum().item() for x in given] == [0, 0, 0, 0]
+
+
+def test_one_kept_matrix_serves_layers_of_every_width():
+    backend = "cpu" if pydelta.backends()["cpu"] else "reference"
+    first = [pydelta.vera_linear(*layer(2, n=n, r=r)[0], KEY, backend=backend) for n, r in ((40, 6), (24, 9))]
+    if backend == "cpu":
+        assert _vera.kept_bytes() == 4 * (9 * 40 + 24 * 9)
+    again = [pydelta.vera_linear(*layer(2, n=n, r=r)[0], KEY, backend=backend) for n, r in ((40, 6), (24, 9))]
+    torch.testing.assert_close(first, again, rtol=1e-6, atol=1e-5)
+    _vera.forget()
+    assert _vera.kept_bytes() == 0
+
+
+def test_regenerating_keeps_nothing():
+    pydelta.vera_linear(*layer(2)[0], KEY, matrices="regenerated")
+    assert _vera.kept_bytes() == 0
+
+
+def test_matrices_kept_under_inference_mode_serve_training():
+    with torch.inference_mode():
+        pydelta.vera_linear(*layer(2)[0], KEY)
+    tensors = [x.requires_grad_() for x in layer(2)[0]]
+    pydelta.vera_linear(*tensors, KEY).sum().backward()
+    assert tensors[2].grad is not None
+
+
+def test_only_what_needs_a_gradient_gets_one_and_x_is_not_kept():
+    (x, weight, d, b), _ = layer(3)
+    y = pydelta.vera_linear(x, weight, d.requires_grad_(), b, KEY)
+    assert all(saved is None or saved.shape != x.shape for saved in y.grad_fn.saved_tensors)
+    y.sum().backward()
+    assert d.grad is not None
+    assert x.grad is weight.grad is b.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_casts_as_for_a_linear_layer(dtype):
+    tensors, options = layer(4)
+    (x, weight, d, b), bias = tensors, options["bias"]
+    with torch.autocast("cpu", dtype):
+        y = pydelta.vera_linear(x, weight, d.requires_grad_(), b, KEY, bias=bias)
+    narrow = x.to(dtype), weight.to(dtype), d, b
+    assert_same_bits(y, pydelta.vera_linear(*narrow, KEY, bias=bias.to(dtype)))
+    y.float().sum().backward()
+    assert d.grad.dtype is torch.float32
+
+
+SEEDS = 3, -7
+
+
+@pytest.mark.parametrize("adapters", [0, 2])
+def test_opcheck(backend, device, adapters):
+    tensors, options = layer(2, 3, adapters=adapters)
+    given, moved = on(device, tensors, options)
+    given = [x.requires_grad_() for x in given]
+    arguments = *given, moved["bias"], moved["adapter"], *SEEDS, True, backend
+    torch.library.opcheck(torch.ops.pydelta.vera_linear.default, arguments)
+    grad, product = normal(2, 3, M).to(device), normal(2, 3, R).to(device)
+    plain = [x.detach() for x in given[1:]]
+    for needs in ([True] * 3, [False, True, False]):
+        arguments = grad, product, *plain, moved["adapter"], N, *SEEDS, False, needs, backend
+        torch.library.opcheck(torch.ops.pydelta.vera_linear_backward.default, arguments)
+
+
+@pytest.mark.parametrize("adapters", [0, 2])
+def test_compiled_with_gradients(adapters):
+    tensors, options = layer(5, adapters=adapters)
+
+    def loss(x, weight, d, b):
+        return (pydelta.vera_linear(2 * x, weight, d, b, KEY, **options) ** 2).sum()
+
+    found = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        given = [x.clone().requires_grad_() for x in tensors]
+        function(*given).backward()
+        found.append([x.grad for x in given])
+    torch.testing.assert_close(found[1], found[0])
+
+
+BAD = [
+    ({"x": 3}, TypeError, "x must be a tensor, got int"),
+    ({"x": torch.ones(2, N).long()}, TypeError, "x must be float32, bfloat16, float16 or float64, got int64"),
+    ({"x": torch.tensor(1.0)}, ValueError, "x must have at least one dimension, got shape ()"),
+    ({"weight": torch.ones(M, N + 1)}, ValueError, f"weight must be (m, {N}), got {(M, N + 1)}"),
+    ({"weight": torch.ones(M, N).half()}, ValueError, "weight must be float32, got float16"),
+    ({"d": torch.ones(0)}, ValueError, "d must be (r) with r at least 1, got (0,)"),
+    ({"d": torch.ones(2, R)}, ValueError, f"d must be (r) with r at least 1, got {(2, R)}"),
+    ({"d": torch.ones(R).double()}, ValueError,
+     "d must be float64 exactly when x is (float32), got float64"),
+    ({"b": torch.ones(M + 1)}, ValueError, f"b must be of shape {(M,)}, got {(M + 1,)}"),
+    ({"bias": torch.ones(M, 1)}, ValueError,
+     f"bias must be float32 of shape {(M,)} on cpu, got float32 of shape {(M, 1)} on cpu"),
+    ({"key": 4}, TypeError, "key must be a pydelta.Key, got int"),
+    ({"matrices": "both"}, ValueError, "matrices must be one of cached, regenerated, got 'both'"),
+    ({"adapter": [0, 1]}, TypeError, "adapter must be a tensor, got list"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "error", "message"), BAD, ids=range(len(BAD)))
+def test_bad_arguments(options, error, message):
+    x, weight, d, b = layer(2)[0]
+    given = {"x": x, "weight": weight, "d": d, "b": b, "key": KEY} | options
+    if "adapter" in options:
+        given |= {"d": torch.ones(2, R), "b": torch.ones(2, M)}
+    with raises(error, f"[vera_linear] {message}"):
+        pydelta.vera_linear(**given)
+
+
+@pytest.mark.parametrize(("index", "got"), [([0, 3], 3), ([-1, 0], -1)])
+def test_adapters_that_are_not_there(backend, device, index, got):
+    tensors, options = layer(2, adapters=3)
+    given, moved = on(device, tensors, {**options, "adapter": torch.tensor(index)})
+    if device.type == "cpu":
+        with raises(ValueError, f"[vera_linear] adapter must lie in [0, 2], got {got}"):
+            pydelta.vera_linear(*given, KEY, **moved, backend=backend)
+
+
+def test_an_adapter_for_each_row():
+    tensors, _ = layer(2, 5, adapters=3)
+    message = "adapter must be int64 of shape (2, 5) on cpu, got int64 of shape (2,) on cpu"
+    with raises(ValueError, f"[vera_linear] {message}"):
+        pydelta.vera_linear(*tensors, KEY, adapter=torch.zeros(2, dtype=torch.int64))
