@@ -1,4 +1,4 @@
-"""From lists of tensors to the pointers that the compiled extensions take: :mod:`pydelta.native` for lists."""
+"""From lists of tensors to the pointers that the compiled extensions take."""
 
 from __future__ import annotations
 

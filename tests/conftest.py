@@ -81,6 +81,16 @@ def extension():
     return _cpu
 
 
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory):
+    """The CUDA kernels on the CPU, thread by thread."""
+    import emulated
+
+    if reason := emulated.missing():
+        pytest.skip(reason)
+    return emulated.build(tmp_path_factory.mktemp("emulated"))
+
+
 @pytest.fixture(params=ISAS)
 def isa(request, extension):
     """Forces one instruction set for a test."""

@@ -1,11 +1,17 @@
 """Lists of tensors for the tests of the ops that take them."""
 
+import pytest
 from tensors import laid_out, normal
 
 from pydelta._check import compute_dtype
 
-SHAPES = [(3, 5), (0,), (), (1023,), (1025,), (33, 31), (65536 + 7,)]
-"""Odd, empty, a scalar, beside the lanes of a sum, beside a chunk."""
+SHAPES = [(3, 5), (0,), (), (1023,), (1025,), (33, 31)]
+"""Odd, empty, a scalar, beside the lanes of a sum."""
+
+CHUNKED = [(65536 + 7,), (3, 65536)]
+"""Beside a chunk, and several of them."""
+
+all_shapes = pytest.mark.parametrize("shapes", [SHAPES, pytest.param(CHUNKED, marks=pytest.mark.large)])
 
 
 def many(dtype, *, shapes=SHAPES, seed=0, layout=None, device="cpu", scale=1.0):

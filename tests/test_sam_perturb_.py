@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from lists import copies, many, wide
+from lists import all_shapes, copies, many, wide
 from tensors import FLOATS, HALVES, against_reference, assert_same_bits
 
 import pydelta
@@ -40,9 +40,9 @@ def test_exact_answers(backend, device, dtype):
 def test_the_step_has_length_rho(backend, device, form):
     params, grads = many(torch.float32), many(torch.float32, seed=50)
     moved, _, norm = perturbed(params, grads, rho=0.05, backend=backend, device=device, **form)
-    e = torch.cat([(a.double() - b.double()).flatten() for a, b in zip(moved, params)])
+    e = torch.cat([(a.double() - b.double()).flatten() for a, b in zip(moved, params, strict=True)])
     t = [x.double().abs() + form.get("eta", 0) if form else torch.ones_like(x) for x in params]
-    slope = torch.cat([(a * g.double()).flatten() for a, g in zip(t, grads)])
+    slope = torch.cat([(a * g.double()).flatten() for a, g in zip(t, grads, strict=True)])
     scaled = torch.cat([a.flatten() for a in t])
     assert float(norm) == pytest.approx(float(slope.norm()), rel=1e-6)
     assert float((e / scaled).norm()) == pytest.approx(0.05, rel=1e-2)
@@ -50,16 +50,19 @@ def test_the_step_has_length_rho(backend, device, form):
 
 
 @against_reference
+@all_shapes
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_bits_of_the_reference(backend, device, dtype, form):
-    params, grads = many(dtype), many(dtype, seed=50)
+def test_bits_of_the_reference(backend, device, dtype, form, shapes):
+    params, grads = many(dtype, shapes=shapes), many(dtype, seed=50, shapes=shapes)
     masters = [x + 0.001 for x in wide(params)]
     empty = [torch.full_like(x, math.nan) for x in params]
     for more in ({}, {"masters": masters}, {"backups": empty}):
         truths = perturbed(params, grads, rho=0.3, backend="reference", **form, **more)
         found = perturbed(params, grads, rho=0.3, backend=backend, device=device, **form, **more)
-        for ours, truth in zip([*found[0], *found[1], found[2]], [*truths[0], *truths[1], truths[2]]):
+        for ours, truth in zip(
+            [*found[0], *found[1], found[2]], [*truths[0], *truths[1], truths[2]], strict=True
+        ):
             assert_same_bits(ours, truth)
 
 
@@ -70,11 +73,11 @@ def test_there_and_back_bit_for_bit(backend, device, dtype, layout):
     before, addresses = copies(params), [x.data_ptr() for x in params]
     backups = [torch.full_like(x, math.nan) for x in params]
     pydelta.sam_perturb_(params, grads, rho=2.0, backups=backups, backend=backend)
-    for p, old, kept in zip(params, before, backups):
+    for p, old, kept in zip(params, before, backups, strict=True):
         assert_same_bits(kept, old)
         assert p.numel() == 0 or not torch.equal(p, old)
     pydelta.sam_restore_(params, backups, backend=backend)
-    for p, old in zip(params, before):
+    for p, old in zip(params, before, strict=True):
         assert_same_bits(p, old)
     assert [x.data_ptr() for x in params] == addresses
 
@@ -101,7 +104,7 @@ def test_a_norm_without_a_direction_moves_nothing(backend, device, value):
     backups = [torch.full_like(x, math.nan) for x in params]
     options = {"rho": 0.1, "backups": backups, "backend": backend, "device": device}
     moved, kept, norm = perturbed(params, grads, **options)
-    for p, k, old in zip(moved, kept, params):
+    for p, k, old in zip(moved, kept, params, strict=True):
         assert_same_bits(p, old)
         assert_same_bits(k, old)
     assert not 0 < float(norm) < math.inf
@@ -113,7 +116,7 @@ def test_a_given_norm_and_lists_of_several_dtypes(backend, device):
     norm = torch.tensor(4.0, dtype=torch.float64)
     moved, _, found = perturbed(params, grads, rho=0.5, norm=norm.to(device), backend=backend, device=device)
     assert float(found) == 4
-    for p, old, g in zip(moved, params, grads):
+    for p, old, g in zip(moved, params, grads, strict=True):
         assert_same_bits(p, (old.float() + g.float() * 0.125).to(old.dtype))
 
 
@@ -124,7 +127,7 @@ def test_neither_threads_nor_instruction_sets_show(isa, threads):
     for count in (1, 3):
         threads(count)
         found = perturbed(params, grads, rho=0.5, adaptive=True, backend="cpu")
-        for ours, expected in zip(found[0], truth[0]):
+        for ours, expected in zip(found[0], truth[0], strict=True):
             assert_same_bits(ours, expected)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lists import SHAPES, many, wide
+from lists import SHAPES, all_shapes, many, wide
 from tensors import FLOATS, against_reference, assert_same_bits, integers
 
 from pydelta import ops, reference
@@ -15,15 +15,18 @@ def test_integers_are_summed_exactly(backend, device, dtype):
     truth = torch.stack([(x.double() ** 2).sum() for x in xs])
     there = [x.to(device) for x in xs]
     assert_same_bits(ops.square_sums(there, backend=backend), truth)
-    truth = torch.stack([((x * (w.abs() + 1)).double() ** 2).sum() for x, w in zip(wide(xs), wide(weights))])
+    truth = torch.stack(
+        [((x * (w.abs() + 1)).double() ** 2).sum() for x, w in zip(wide(xs), wide(weights), strict=True)]
+    )
     found = ops.square_sums(there, weights=[w.to(device) for w in weights], eta=1.0, backend=backend)
     assert_same_bits(found, truth)
 
 
 @against_reference
+@all_shapes
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_bits_of_the_reference(backend, device, dtype):
-    xs, weights = many(dtype), many(dtype, seed=50)
+def test_bits_of_the_reference(backend, device, dtype, shapes):
+    xs, weights = many(dtype, shapes=shapes), many(dtype, seed=50, shapes=shapes)
     for given in (None, weights, wide(weights)):
         there = None if given is None else [w.to(device) for w in given]
         found = ops.square_sums([x.to(device) for x in xs], weights=there, eta=0.1, backend=backend)
@@ -52,3 +55,9 @@ def test_large_and_tiny_values_neither_overflow_nor_vanish(backend, device):
 
 def test_no_tensors_at_all(backend):
     assert ops.square_sums([], backend=backend).shape == (0,)
+
+
+def test_more_than_a_chunk(backend, device):
+    x = integers(65536 + 7, low=-3, high=3)
+    found = ops.square_sums([x.to(device)], backend=backend)
+    assert_same_bits(found, (x.double() ** 2).sum()[None])

@@ -3,22 +3,30 @@
 Same bits as every other backend: fp32 inside, each step rounded by itself, nothing fused.
 """
 
+from pydelta.triton_kernels.adamr_step_ import adamr_step_
 from pydelta.triton_kernels.hadamard import hadamard
 from pydelta.triton_kernels.magnitude_threshold import magnitude_threshold
 from pydelta.triton_kernels.mask_rescale import mask_rescale
 from pydelta.triton_kernels.merge_into import merge_into
 from pydelta.triton_kernels.retrieve import retrieve
 from pydelta.triton_kernels.rotate import rotate
+from pydelta.triton_kernels.sam_perturb_ import sam_perturb_
+from pydelta.triton_kernels.sam_restore_ import sam_restore_
 from pydelta.triton_kernels.sign_flip import sign_flip
+from pydelta.triton_kernels.square_sums import square_sums
 from pydelta.triton_kernels.superpose import superpose
 
 __all__ = [
+    "adamr_step_",
     "hadamard",
     "magnitude_threshold",
     "mask_rescale",
     "merge_into",
     "retrieve",
     "rotate",
+    "sam_perturb_",
+    "sam_restore_",
     "sign_flip",
+    "square_sums",
     "superpose",
 ]

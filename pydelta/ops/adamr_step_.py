@@ -71,10 +71,11 @@ def adamr_step_(
     """One step of AdamR (DAREx, arXiv 2410.09344), in place and in one pass: Adam (arXiv 1412.6980) whose
     weights are first pulled towards the base.
 
-    w <- w - pull (w - base), with ``l1`` w - pull sign(w - base); m and v as in Adam; w <- w - lr / (1 - b1^t)
-    m / (sqrt(v / (1 - b2^t)) + eps). In AdamR pull is lr wd / vbar, with vbar the root mean square of v over all
-    tensors: :class:`pydelta.optim.AdamR` makes it. fp32 inside (fp64 for fp64), each operation rounded by
-    itself, with the same bits on every backend and thread count; no host synchronisation; ``data_ptr()`` stays.
+    w <- w - pull (w - base), with ``l1`` w - pull sign(w - base); m and v as in Adam; then
+    w <- w - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps). In AdamR pull is lr wd / vbar, vbar the square
+    root of the mean of v / (1 - b2^t) over all tensors: :class:`pydelta.optim.AdamR` makes it. fp32 inside
+    (fp64 for fp64), each operation rounded by itself, with the same bits on every backend and thread count;
+    no host synchronisation; ``data_ptr()`` stays.
 
     Args:
         params: float32, bfloat16, float16 or float64 tensors on one device; of any shapes and strides.

@@ -55,8 +55,8 @@ def sam_perturb_(
     """Moves weights to where the loss is about worst nearby: w + e, ||e|| = rho, in place.
 
     SAM (arXiv 2010.01412): e = rho g / ||g||. ASAM (arXiv 2102.11600): e = rho T^2 g / ||T g|| with
-    T = |w| + eta. The norm runs over all tensors; it is :func:`pydelta.ops.square_sums`', so the result has the
-    same bits on every backend and thread count. A norm of zero, or one that is not finite, perturbs nothing.
+    T = |w| + eta. The norm runs over all tensors, by :func:`pydelta.ops.square_sums`: the result has the same
+    bits on every backend and thread count. A norm of zero, or one that is not finite, perturbs nothing.
     One pass for the norm and one for the step; no host synchronisation; ``data_ptr()`` stays.
 
     Args:

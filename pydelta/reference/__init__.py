@@ -1,7 +1,8 @@
 """The ground truth: each op in plain torch, slow and obvious, on any device.
 
-Same names and arguments as the public ops, less ``out`` and ``backend``; those of lists of tensors, whose
-names end in ``_``, write in place and have the arguments of a kernel. Inputs are taken as checked. All arithmetic is fp32 (fp64 for fp64 inputs), rounded to the output's dtype once.
+Same names and arguments as the public ops, less ``out`` and ``backend``; inputs are taken as checked. The ops
+on lists of tensors, whose names end in ``_``, write in place and have a kernel's arguments. All arithmetic is
+fp32 (fp64 for fp64 inputs), rounded to the output's dtype once.
 """
 
 from pydelta.reference.adamr_step_ import adamr_step_

@@ -1,0 +1,62 @@
+"""Builds the CUDA kernels for the CPU: see emulator/cuda_emulator.h."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+from tensors import LIST_OPS, OPS
+
+from pydelta import native, native_lists
+
+TESTS = Path(__file__).parent
+CSRC, EMULATOR = TESTS.parent / "csrc", TESTS / "emulator"
+FLAGS = ("-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden")
+
+
+def missing():
+    """Why the kernels cannot be built here, in words."""
+    if platform.machine() != "x86_64":
+        return "the emulator is for x86-64"
+    if shutil.which("g++") is None:
+        return "g++ is not present"
+    version = subprocess.run(["g++", "-dumpversion"], capture_output=True, text=True, check=True).stdout
+    if int(version.split(".")[0]) < 12:
+        return "g++ is older than 12 and knows no _Float16"
+    if importlib.util.find_spec("pybind11") is None:
+        return "the package pybind11 is not installed"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
+        return "Python's headers are not installed"
+    return None
+
+
+def build(folder):
+    """pydelta's functions on emulated CUDA kernels, which write into `out`."""
+    import pybind11
+
+    headers = [EMULATOR, pybind11.get_include(), sysconfig.get_paths()["include"]]
+    include = [f"-I{path}" for path in headers]
+
+    def compiled(source):
+        target = folder / f"{source.name}.o"
+        command = ["g++", *FLAGS, *include, "-include", "cuda_emulator.h", "-x", "c++", "-c", source]
+        subprocess.run([*command, "-o", target], check=True)
+        return target
+
+    sources = [CSRC / "bindings_cuda.cpp", *(CSRC / "cuda").glob("*.cu"), EMULATOR / "cuda_emulator.cpp"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, sources))
+    library = folder / "_cuda.so"
+    subprocess.run(["g++", "-shared", *objects, "-o", library], check=True)
+    spec = importlib.util.spec_from_file_location("_cuda", library)
+    extension = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(extension)
+    functions = {op: partial(getattr(native, op), extension) for op in (*OPS, "magnitude_threshold")}
+    functions |= {op: partial(getattr(native_lists, op), extension) for op in LIST_OPS}
+    return SimpleNamespace(**functions)
