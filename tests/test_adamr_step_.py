@@ -85,7 +85,7 @@ def test_bits_of_the_reference(backend, device, dtype, l1, shapes):
         stepped(state, backend=backend, device=device, **options),
         stepped(state, backend="reference", **options),
         strict=True,
-    , strict=True):
+    ):
         assert_same_bits(ours, expected)
 
 

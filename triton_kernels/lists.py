@@ -26,8 +26,8 @@ Tensors = Sequence[torch.Tensor]
 class Table(NamedTuple):
     """What a launch is told, all int64 on the device.
 
-    ``chunks``: (tensor, number in it) of each; ``addresses``: one row per list; ``numels``; ``first``: of each
-    tensor the first chunk, and behind the last tensor their number.
+    ``chunks``: (tensor, number in it) of each; ``addresses``: one row per list; ``first``: of each tensor the
+    first chunk, and behind the last tensor their number.
     """
 
     chunks: torch.Tensor
