@@ -13,6 +13,7 @@ namespace py = pybind11;
 using pydelta_cpu::Axis;
 using pydelta_cpu::Codes;
 using pydelta_cpu::Kernels;
+using pydelta_cpu::Lists;
 using pydelta_cpu::Mask;
 using pydelta_cpu::Superposed;
 
@@ -99,6 +100,15 @@ Codes codes_of(uintptr_t codes, uintptr_t scales, int64_t rows, int64_t n, int b
   return {pointer<uint8_t>(codes), pointer<float>(scales),    rows, n, group, bits,
           pointer<float>(levels),  pointer<float>(thresholds)};
 }
+
+// The tensors of a list; null if the list is absent.
+using Addresses = std::vector<uintptr_t>;
+static_assert(sizeof(uintptr_t) == sizeof(void*), "addresses are pointers");
+const void* const* list_of(const Addresses& list) {
+  return list.empty() ? nullptr : reinterpret_cast<const void* const*>(list.data());
+}
+
+Lists lists_of(const std::vector<int64_t>& numels) { return {numels.data(), int(numels.size())}; }
 
 // Models to superpose; the lists outlive it.
 struct Models {
@@ -252,6 +262,46 @@ PYBIND11_MODULE(_cpu, m) {
       [](uintptr_t out, int dtype, int64_t rows, int64_t columns, uint64_t first, uint64_t seed,
          uint64_t stream, int threads) {
         chosen->kernels().vera_matrix(pointer(out), dtype, rows, columns, first, seed, stream, threads);
+      },
+      unlocked);
+  m.def(
+      "square_sums",
+      [](const std::vector<int64_t>& numels, const Addresses& xs, const Addresses& weights, uintptr_t sums,
+         int dtype, int weight_dtype, double eta, int threads) {
+        chosen->kernels().square_sums({lists_of(numels), list_of(xs), list_of(weights), dtype, weight_dtype,
+                                       eta, pointer<double>(sums)},
+                                      threads);
+      },
+      unlocked);
+  m.def(
+      "sam_perturb_",
+      [](const std::vector<int64_t>& numels, const Addresses& params, const Addresses& grads,
+         const Addresses& masters, const Addresses& backups, uintptr_t scale, int dtype, bool adaptive,
+         double eta, int threads) {
+        chosen->kernels().sam_perturb_({lists_of(numels), list_of(params), list_of(grads), list_of(masters),
+                                        list_of(backups), dtype, pointer<double>(scale), adaptive, eta},
+                                       threads);
+      },
+      unlocked);
+  m.def(
+      "sam_restore_",
+      [](const std::vector<int64_t>& numels, const Addresses& params, const Addresses& sources, int dtype,
+         int source_dtype, int threads) {
+        chosen->kernels().sam_restore_(
+            {lists_of(numels), list_of(params), list_of(sources), dtype, source_dtype}, threads);
+      },
+      unlocked);
+  m.def(
+      "adamr_step_",
+      [](const std::vector<int64_t>& numels, const Addresses& params, const Addresses& grads,
+         const Addresses& exp_avgs, const Addresses& exp_avg_sqs, const Addresses& bases,
+         const Addresses& masters, uintptr_t pull, uintptr_t sums, int dtype, int base_dtype, int64_t step,
+         double lr, double one, double two, double eps, bool l1, int threads) {
+        chosen->kernels().adamr_step_(
+            {lists_of(numels), list_of(params), list_of(grads), list_of(exp_avgs), list_of(exp_avg_sqs),
+             list_of(bases), list_of(masters), dtype, base_dtype, pointer<double>(pull), step, lr, one, two,
+             eps, l1, pointer<double>(sums)},
+            threads);
       },
       unlocked);
 }

@@ -205,4 +205,41 @@ PYBIND11_MODULE(_cuda, m) {
                     stream);
       },
       unlocked);
+  m.def(
+      "square_sums",
+      [](const std::vector<int64_t>& numels, const Addresses& xs, const Addresses& weights, uintptr_t sums,
+         int dtype, int weight_dtype, double eta, Stream stream) {
+        square_sums(numels, xs, weights, static_cast<double*>(pointer(sums)), dtype_of("square_sums", dtype),
+                    dtype_of("square_sums", weight_dtype), float(eta), stream);
+      },
+      unlocked);
+  m.def(
+      "sam_perturb_",
+      [](const std::vector<int64_t>& numels, const Addresses& params, const Addresses& grads,
+         const Addresses& masters, const Addresses& backups, uintptr_t scale, int dtype, bool adaptive,
+         double eta, Stream stream) {
+        sam_perturb_(numels, params, grads, masters, backups, static_cast<const double*>(pointer(scale)),
+                     dtype_of("sam_perturb_", dtype), adaptive, float(eta), stream);
+      },
+      unlocked);
+  m.def(
+      "sam_restore_",
+      [](const std::vector<int64_t>& numels, const Addresses& params, const Addresses& sources, int dtype,
+         int source_dtype, Stream stream) {
+        sam_restore_(numels, params, sources, dtype_of("sam_restore_", dtype),
+                     dtype_of("sam_restore_", source_dtype), stream);
+      },
+      unlocked);
+  m.def(
+      "adamr_step_",
+      [](const std::vector<int64_t>& numels, const Addresses& params, const Addresses& grads,
+         const Addresses& exp_avgs, const Addresses& exp_avg_sqs, const Addresses& bases,
+         const Addresses& masters, uintptr_t pull, uintptr_t sums, int dtype, int base_dtype, int64_t step,
+         double lr, double one, double two, double eps, bool l1, Stream stream) {
+        adamr_step_(numels, {params, grads, exp_avgs, exp_avg_sqs, bases, masters},
+                    static_cast<const double*>(pointer(pull)), static_cast<double*>(pointer(sums)),
+                    dtype_of("adamr_step_", dtype), dtype_of("adamr_step_", base_dtype),
+                    {step, lr, one, two, eps, l1}, stream);
+      },
+      unlocked);
 }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pydelta.masks import WandaMask as WandaMask
     from pydelta.merging import merge as merge
     from pydelta.merging import prune as prune
+    from pydelta.ops.adamr_step_ import adamr_step_ as adamr_step_
     from pydelta.ops.hadamard import hadamard as hadamard
     from pydelta.ops.magnitude_threshold import magnitude_threshold as magnitude_threshold
     from pydelta.ops.mask_rescale import mask_rescale as mask_rescale
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pydelta.ops.quantize import quantize as quantize
     from pydelta.ops.retrieve import retrieve as retrieve
     from pydelta.ops.rotate import rotate as rotate
+    from pydelta.ops.sam_perturb_ import sam_perturb_ as sam_perturb_
+    from pydelta.ops.sam_restore_ import sam_restore_ as sam_restore_
     from pydelta.ops.sign_flip import sign_flip as sign_flip
     from pydelta.ops.superpose import superpose as superpose
     from pydelta.ops.vera_linear import vera_linear as vera_linear
@@ -53,6 +56,7 @@ _HOME = {
     "RandomMask": "pydelta.masks",
     "Superposition": "pydelta.superposition",
     "WandaMask": "pydelta.masks",
+    "adamr_step_": "pydelta.ops",
     "backends": "pydelta._dispatch",
     "compat": "pydelta.compat",
     "dequantize": "pydelta.ops",
@@ -67,6 +71,8 @@ _HOME = {
     "prune": "pydelta.merging",
     "retrieve": "pydelta.ops",
     "rotate": "pydelta.ops",
+    "sam_perturb_": "pydelta.ops",
+    "sam_restore_": "pydelta.ops",
     "save_checkpoint": "pydelta.checkpoint",
     "sign_flip": "pydelta.ops",
     "superpose": "pydelta.ops",

@@ -114,12 +114,15 @@ def _load(backend: str, op: str) -> Kernel | None:
     """The backend's kernel; None where it has none yet, and the reference does the work."""
     module = importlib.import_module(_MODULES[backend])
     if backend == "reference":
-        return _writing(getattr(module, op))
+        found = getattr(module, op)
+        return found if op.endswith("_") else _writing(found)
     if backend == "triton":
         return getattr(module, op, None)
     extension = module.extension(backend)
-    there = hasattr(extension, _MADE_OF.get(op, op))
-    return functools.partial(getattr(module, op), extension) if there else None
+    if not hasattr(extension, _MADE_OF.get(op, op)):
+        return None
+    home = module if hasattr(module, op) else importlib.import_module("pydelta.native_lists")
+    return functools.partial(getattr(home, op), extension)
 
 
 def _present(op: str, backend: str) -> str:

@@ -73,20 +73,20 @@ def device(backend):
 
 
 @pytest.fixture(scope="session")
-def emulated(tmp_path_factory):
-    """The CUDA extension on the CPU, thread by thread: see emulator/cuda_emulator.h."""
-    import emulated
-
-    return emulated.build(tmp_path_factory.mktemp("emulated"))
-
-
-@pytest.fixture(scope="session")
 def extension():
     if reason := _dispatch.missing("cpu"):
         pytest.skip(f"backend cpu is not present: {reason}")
     from pydelta import _cpu
 
     return _cpu
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory):
+    """pydelta's functions on CUDA kernels that run on the CPU: see emulator/cuda_emulator.h."""
+    import emulated
+
+    return emulated.functions(emulated.build(tmp_path_factory.mktemp("emulated")))
 
 
 @pytest.fixture(params=ISAS)

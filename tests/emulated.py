@@ -7,9 +7,13 @@ import shutil
 import subprocess
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from pydelta import native, native_lists
 
 TESTS = Path(__file__).parent
 CSRC, EMULATOR = TESTS.parent / "csrc", TESTS / "emulator"
@@ -56,3 +60,9 @@ def build(folder):
     extension = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(extension)
     return extension
+
+
+def functions(extension):
+    """Those of ``pydelta.native`` on an extension; they write into ``out``."""
+    homes = {op: home for home in (native, native_lists) for op in dir(extension) if hasattr(home, op)}
+    return SimpleNamespace(**{op: partial(getattr(home, op), extension) for op, home in homes.items()})

@@ -11,6 +11,7 @@ HALVES = (torch.bfloat16, torch.float16)
 SINGLES = (torch.float32, *HALVES)
 FLOATS = (*SINGLES, torch.float64)
 OPS = ("hadamard", "sign_flip", "rotate", "superpose", "retrieve", "mask_rescale", "merge_into")
+LIST_OPS = ("square_sums", "sam_perturb_", "sam_restore_", "adamr_step_")
 TRANSFORMING = OPS[:5]
 TRANSFORMS = ("none", "sign", "hadamard")
 KEY = pydelta.key(42, "signs", "a", "w")

@@ -1,7 +1,6 @@
 """The CUDA kernels of low-bit codes on the CPU, thread by thread: the reference's bits and nothing beside."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,19 +16,12 @@ from tensors import (
     poisoned,
 )
 
-from pydelta import native, reference
+from pydelta import reference
 from pydelta.quantized import BITS, Quantized, code_shapes
-
-OPS = ("quantize", "dequantize", "superpose_codes", "retrieve_codes")
 
 # Rows that share a byte, a vector, a tile; one element, a vector and its neighbours, more than a step ahead.
 WIDTHS = [1, 7, 8, 12, 33, 96, 257, 512, 1025]
 GROUPS = [1, 4, 12, 32, 60, 96, 480]
-
-
-@pytest.fixture(scope="session")
-def kernels(emulated):
-    return SimpleNamespace(**{op: partial(getattr(native, op), emulated) for op in OPS})
 
 
 def unwritten(shape, dtype, bits, group="row"):

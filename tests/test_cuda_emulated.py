@@ -5,7 +5,6 @@ memory costs, and races that only parallel warps have, show on a GPU alone.
 """
 
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,15 +27,8 @@ from tensors import (
     raises,
 )
 
-from pydelta import native, reference
+from pydelta import reference
 from pydelta.masks import DellaMask, MagnitudeThreshold, RandomMask
-
-
-@pytest.fixture(scope="session")
-def kernels(emulated):
-    """pydelta's functions on emulated CUDA kernels, which write into `out`."""
-    ops = (*OPS, "magnitude_threshold", "vera_matrix")
-    return SimpleNamespace(**{op: partial(getattr(native, op), emulated) for op in ops})
 
 
 def check(kernels, op, tensors, *, layout="contiguous", **options):

@@ -17,9 +17,10 @@ PACKAGE, TRITON = ROOT / "pydelta", ROOT / "triton_kernels"
 # From the bottom up: a module imports only from lower ranks, or from its own room.
 ORDER = [
     {"random", "_progress"},
-    {"_check", "_environment", "_levels"},
+    {"_check", "_chunks", "_environment", "_levels"},
     {"_vera", "masks", "quantized"},
     {"reference", "native", "triton_kernels"},
+    {"native_lists"},
     {"_dispatch"},
     {"ops"},
     {"compat"},

@@ -3,6 +3,7 @@
 Same bits as every other backend: fp32 inside, each step rounded by itself, nothing fused.
 """
 
+from pydelta.triton_kernels.adamr_step_ import adamr_step_
 from pydelta.triton_kernels.dequantize import dequantize
 from pydelta.triton_kernels.hadamard import hadamard
 from pydelta.triton_kernels.magnitude_threshold import magnitude_threshold
@@ -12,13 +13,17 @@ from pydelta.triton_kernels.quantize import quantize
 from pydelta.triton_kernels.retrieve import retrieve
 from pydelta.triton_kernels.retrieve_codes import retrieve_codes
 from pydelta.triton_kernels.rotate import rotate
+from pydelta.triton_kernels.sam_perturb_ import sam_perturb_
+from pydelta.triton_kernels.sam_restore_ import sam_restore_
 from pydelta.triton_kernels.sign_flip import sign_flip
+from pydelta.triton_kernels.square_sums import square_sums
 from pydelta.triton_kernels.superpose import superpose
 from pydelta.triton_kernels.superpose_codes import superpose_codes
 from pydelta.triton_kernels.vera_linear import vera_backward, vera_forward, vera_merge
 from pydelta.triton_kernels.vera_matrix import vera_matrix
 
 __all__ = [
+    "adamr_step_",
     "dequantize",
     "hadamard",
     "magnitude_threshold",
@@ -28,7 +33,10 @@ __all__ = [
     "retrieve",
     "retrieve_codes",
     "rotate",
+    "sam_perturb_",
+    "sam_restore_",
     "sign_flip",
+    "square_sums",
     "superpose",
     "superpose_codes",
     "vera_backward",

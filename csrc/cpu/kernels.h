@@ -70,6 +70,60 @@ struct Superposed {
   int models, dtype, transform;
 };
 
+// So many contiguous tensors in each list of a job, and how many elements each has. A list that is absent is
+// null.
+struct Lists {
+  const int64_t* numels;
+  int tensors;
+};
+
+// sums[t] = the sum of xs[t]^2, or of ((|weights[t]| + eta) xs[t])^2.
+struct SquareSums {
+  Lists lists;
+  const void* const* xs;
+  const void* const* weights;
+  int dtype, weight_dtype;
+  double eta;
+  double* sums;
+};
+
+// params = (masters or params) + e; backups take what was in params.
+struct Perturb {
+  Lists lists;
+  const void* const* params;
+  const void* const* grads;
+  const void* const* masters;
+  const void* const* backups;
+  int dtype;
+  const double* scale;
+  bool adaptive;
+  double eta;
+};
+
+struct Restore {
+  Lists lists;
+  const void* const* params;
+  const void* const* sources;
+  int dtype, source_dtype;
+};
+
+// A step of AdamR; sums: of the squares of each gradient.
+struct AdamR {
+  Lists lists;
+  const void* const* params;
+  const void* const* grads;
+  const void* const* exp_avgs;
+  const void* const* exp_avg_sqs;
+  const void* const* bases;
+  const void* const* masters;
+  int dtype, base_dtype;
+  const double* pull;
+  int64_t step;
+  double lr, one, two, eps;
+  bool l1;
+  double* sums;
+};
+
 // Pointers are to contiguous tensors, dtypes and transforms are the codes of csrc/core, keys are
 // (seed, stream). Results do not depend on `threads`.
 struct Kernels {
@@ -95,6 +149,10 @@ struct Kernels {
   // Uniform in [-1, 1): element (i, j) from draw first + 2^32 i + j.
   void (*vera_matrix)(void* out, int dtype, int64_t rows, int64_t columns, uint64_t first, uint64_t seed,
                       uint64_t stream, int threads);
+  void (*square_sums)(const SquareSums& job, int threads);
+  void (*sam_perturb_)(const Perturb& job, int threads);
+  void (*sam_restore_)(const Restore& job, int threads);
+  void (*adamr_step_)(const AdamR& job, int threads);
 };
 
 }  // namespace pydelta_cpu

@@ -66,6 +66,17 @@ struct Codes {
   const float* thresholds;
 };
 
+// The tensors of a list, as integers; none if the list is absent.
+using Addresses = std::vector<uintptr_t>;
+struct StepLists {
+  Addresses params, grads, exp_avgs, exp_avg_sqs, bases, masters;
+};
+struct StepNumbers {
+  int64_t step;
+  double lr, one, two, eps;
+  bool l1;
+};
+
 // Why no kernel can run here, in words; "" if one can.
 std::string missing();
 // What the kernels were compiled for: "sm_80", ..., and "compute_90" for the PTX that newer devices
@@ -101,5 +112,16 @@ void retrieve_codes(const void* base, const Codes& q, void* out, Dtype dtype, Dt
 // Uniform in [-1, 1): element (i, j) from draw first + 2^32 i + j.
 void vera_matrix(void* out, Dtype dtype, int64_t rows, int64_t columns, uint64_t first, Key key,
                  Stream stream);
+// Lists of tensors that agree in their dtypes; `numels` has the sizes. Numbers that a device has made come by
+// address.
+void square_sums(const std::vector<int64_t>& numels, const Addresses& xs, const Addresses& weights,
+                 double* sums, Dtype dtype, Dtype weight_dtype, float eta, Stream stream);
+void sam_perturb_(const std::vector<int64_t>& numels, const Addresses& params, const Addresses& grads,
+                  const Addresses& masters, const Addresses& backups, const double* scale, Dtype dtype,
+                  bool adaptive, float eta, Stream stream);
+void sam_restore_(const std::vector<int64_t>& numels, const Addresses& params, const Addresses& sources,
+                  Dtype dtype, Dtype source_dtype, Stream stream);
+void adamr_step_(const std::vector<int64_t>& numels, const StepLists& lists, const double* pull, double* sums,
+                 Dtype dtype, Dtype base_dtype, const StepNumbers& given, Stream stream);
 
 }  // namespace PYDELTA_NAMESPACE

@@ -124,6 +124,21 @@ def define(
     return found
 
 
+def register_in_place(
+    name: str,
+    arguments: str,
+    run: Callable[..., Any],
+    fake: Callable[..., Any] = lambda *args: None,
+    returns: str = "()",
+) -> Callable[..., Any]:
+    """Defines ``pydelta::name`` for an op whose schema says what it writes; returns it."""
+    _LIBRARY.define(f"{name}({arguments}) -> {returns}")
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"pydelta::{name}", fake, lib=_LIBRARY)
+    found: Callable[..., Any] = getattr(torch.ops.pydelta, name).default
+    return found
+
+
 def _tensors(values: Sequence[Any]) -> list[torch.Tensor]:
     """The tensors among a schema's values, and in its lists of them."""
     found = []

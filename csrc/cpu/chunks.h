@@ -1,0 +1,117 @@
+// Lists of tensors, cut into chunks; and sums of squares over them whose order depends on nothing but shapes.
+#pragma once
+#include <vector>
+
+#include "kernels.h"
+#include "parallel.h"
+#include "walk.h"
+#include "wide.h"
+
+namespace PYDELTA_NAMESPACE {
+
+// pydelta/_chunks.py holds the same numbers.
+constexpr int64_t kChunk = 65536;
+constexpr int kSumLanes = 1024;
+
+struct Chunk {
+  int tensor;
+  int64_t start, count;
+};
+
+inline std::vector<Chunk> chunks_of(const pydelta_cpu::Lists& lists) {
+  std::vector<Chunk> chunks;
+  for (int t = 0; t < lists.tensors; ++t) {
+    for (int64_t start = 0; start < lists.numels[t]; start += kChunk) {
+      chunks.push_back({t, start, least(kChunk, lists.numels[t] - start)});
+    }
+  }
+  return chunks;
+}
+
+inline int64_t elements_of(const pydelta_cpu::Lists& lists) {
+  int64_t all = 0;
+  for (int t = 0; t < lists.tensors; ++t) all += lists.numels[t];
+  return all;
+}
+
+// body(i, chunk) for every chunk; bytes: memory traffic per element.
+template <class Body>
+void for_chunks(const std::vector<Chunk>& chunks, int64_t elements, int64_t bytes, int threads,
+                const Body& body) {
+  const int64_t count = int64_t(chunks.size());
+  if (count == 0) return;
+  parallel_for(count, elements * bytes / count, threads, [&](int64_t i) { body(i, chunks[size_t(i)]); });
+}
+
+// Entry l takes entry l + h, for h = ..., 4, 2, 1.
+inline double halve(double* x, int64_t count) {
+  if (count == 0) return 0;
+  int64_t half = 1;
+  while (2 * half < count) half *= 2;
+  for (; half > 0; half /= 2) {
+    for (int64_t i = 0; i + half < count && i < half; ++i) x[i] += x[i + half];
+    if (count > half) count = half;
+  }
+  return x[0];
+}
+
+// Adds squares up in lanes: element j goes to lane j mod kSumLanes.
+template <class C>
+class SquareLanes {
+ public:
+  explicit SquareLanes(int64_t count) : used_(count < kSumLanes ? count : kSumLanes) {
+    memset(lane_, 0, size_t(used_ + 2 * kLanes<C>) * sizeof(double));
+  }
+  // The pair of elements from the i-th on; zeros follow the last element.
+  PYDELTA_INLINE void add(int64_t i, Pair<C> v) {
+    double* const at = lane_ + i % kSumLanes;
+    if constexpr (sizeof(C) == 4) {
+      const Wide wide(v);
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) add_square(at + k * kLanes<double>, wide.v[k]);
+    } else {
+      add_square(at, v.a);
+      add_square(at + kLanes<double>, v.b);
+    }
+  }
+  double sum() { return halve(lane_, used_); }
+
+ private:
+  PYDELTA_INLINE static void add_square(double* lane, Vec<double> v) {
+    const Vec<double> sum = load(lane) + v * v;
+    memcpy(lane, &sum, sizeof(sum));
+  }
+  alignas(kVectorBytes) double lane_[kSumLanes + 2 * kLanes<float>];
+  int64_t used_;
+};
+
+// The sum of numbers in the order of a tensor's elements: in lanes, then halved.
+inline double sum_in_lanes(double* x, int64_t count) {
+  for (int64_t i = kSumLanes; i < count; ++i) x[i % kSumLanes] += x[i];
+  return halve(x, count < kSumLanes ? count : kSumLanes);
+}
+
+// What the chunks of each tensor gave, summed.
+inline void sum_chunks(const std::vector<Chunk>& chunks, std::vector<double>& partial, int tensors,
+                       double* sums) {
+  for (int t = 0; t < tensors; ++t) sums[t] = 0;
+  for (size_t first = 0; first < chunks.size();) {
+    size_t last = first;
+    while (last < chunks.size() && chunks[last].tensor == chunks[first].tensor) ++last;
+    sums[chunks[first].tensor] = sum_in_lanes(&partial[first], int64_t(last - first));
+    first = last;
+  }
+}
+
+template <class C>
+PYDELTA_INLINE inline Vec<C> magnitude_of(Vec<C> v) {
+  return bit_cast<Vec<C>>(bit_cast<VecBits<C>>(v) & ~kSignBit<C>);
+}
+
+// Tensor t of a list, from one of a chunk's elements on.
+template <class T>
+PYDELTA_INLINE inline T* at(const void* const* list, const Chunk& chunk) {
+  return static_cast<T*>(const_cast<void*>(list[chunk.tensor])) + chunk.start;
+}
+
+}  // namespace PYDELTA_NAMESPACE

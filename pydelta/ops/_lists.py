@@ -1,0 +1,135 @@
+"""What the ops on lists of tensors share: checks, groups of one dtype, fixed-order totals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from pydelta import _check
+from pydelta._chunks import halve
+
+Tensors = Sequence[torch.Tensor]
+MaybeTensors = Sequence["torch.Tensor | None"]
+
+
+def tensors(op: str, name: str, values: object) -> list[torch.Tensor]:
+    """Dense floating tensors of one device."""
+    found = _check.sequence(op, name, values)
+    for i, x in enumerate(found):
+        _check.floating(op, f"{name}[{i}]", x)
+        if x.device != found[0].device:
+            raise ValueError(f"[{op}] {name} must be on one device, got {found[0].device} and {x.device}")
+    return list(found)
+
+
+def beside(op: str, name: str, values: object, of: str, params: Tensors, wide: bool = False) -> Tensors:
+    """One tensor for each of ``params``, of its shape, device and dtype; ``wide``: of its compute dtype."""
+    found = tensors(op, name, values)
+    _same_number(op, name, found, of, params)
+    for i, (x, p) in enumerate(zip(found, params, strict=True)):
+        _alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
+        _check.dtype_of(op, f"{name}[{i}]", x, _check.compute_dtype(p.dtype) if wide else p.dtype)
+    return found
+
+
+def sources_of(op: str, name: str, values: object, of: str, params: Tensors) -> Tensors:
+    """What ``params`` or their weights are read from: of the parameter's dtype, or of its compute dtype."""
+    found = tensors(op, name, values)
+    _same_number(op, name, found, of, params)
+    for i, (x, p) in enumerate(zip(found, params, strict=True)):
+        _alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
+        if x.dtype is not p.dtype:
+            _check.dtype_of(op, f"{name}[{i}]", x, _check.compute_dtype(p.dtype))
+    return found
+
+
+def maybe_beside(op: str, name: str, values: object, of: str, params: Tensors) -> MaybeTensors:
+    """None, or a tensor of any floating dtype, for each of ``params``; float64 goes with float64."""
+    found = _check.sequence(op, name, values)
+    _same_number(op, name, found, of, params)
+    for i, (x, p) in enumerate(zip(found, params, strict=True)):
+        if x is not None:
+            _check.floating(op, f"{name}[{i}]", x)
+            _alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
+            if _check.compute_dtype(x.dtype) is not _check.compute_dtype(p.dtype):
+                got = _check.name_of(x.dtype)
+                raise ValueError(
+                    f"[{op}] {name}[{i}] must be float64 exactly when {of}[{i}] is "
+                    f"({_check.name_of(p.dtype)}), got {got}"
+                )
+    return list(found)
+
+
+def _same_number(op: str, name: str, found: Sequence[object], of: str, params: Tensors) -> None:
+    if len(found) != len(params):
+        raise ValueError(f"[{op}] {name} must have as many entries as {of} ({len(params)}), got {len(found)}")
+
+
+def _alike(op: str, name: str, x: torch.Tensor, of: str, like: torch.Tensor) -> None:
+    if x.shape != like.shape or x.device != like.device:
+        _check.alike(op, name, x, of, like)
+
+
+def scalar(op: str, name: str, x: object, device: torch.device) -> torch.Tensor:
+    """A 0-D float64 tensor."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"[{op}] {name} must be a tensor, got {type(x).__name__}")
+    if x.shape != () or x.dtype is not torch.float64 or x.device != device:
+        raise ValueError(
+            f"[{op}] {name} must be a 0-D float64 tensor on {device}, "
+            f"got {_check.name_of(x.dtype)} of shape {tuple(x.shape)} on {x.device}"
+        )
+    return x
+
+
+def at_least_zero(op: str, name: str, value: object) -> float:
+    found = _check.number(op, name, value)
+    if found < 0:
+        raise ValueError(f"[{op}] {name} must be at least 0, got {value}")
+    return found
+
+
+def device_of(params: Tensors) -> torch.device:
+    return params[0].device if params else torch.device("cpu")
+
+
+def total(sums: torch.Tensor) -> torch.Tensor:
+    """The 0-D sum of a list's sums, in a fixed order: the same bits on every device."""
+    return halve(sums)
+
+
+def groups(*lists: MaybeTensors) -> Iterator[tuple[list[int], list[MaybeTensors]]]:
+    """Tensors that agree in the dtypes of all their lists, with their places; an empty list stays empty."""
+    if all(len({x if x is None else x.dtype for x in values}) <= 1 for values in lists):
+        yield list(range(len(lists[0]))), list(lists)
+        return
+    present = [values for values in lists if values]
+    members: dict[object, list[int]] = {}
+    for i, row in enumerate(zip(*present, strict=True)):
+        members.setdefault(tuple(x if x is None else x.dtype for x in row), []).append(i)
+    for places in members.values():
+        yield places, [[values[i] for i in places] if values else values for values in lists]
+
+
+def put(sums: torch.Tensor, places: list[int], found: torch.Tensor) -> None:
+    """A group's sums into the list's, without an index that a device would have to be sent."""
+    if found is not sums:
+        torch._foreach_copy_([sums[place] for place in places], list(found.unbind()))
+
+
+def dense(values: MaybeTensors) -> list[torch.Tensor | None]:
+    return [x if x is None or x.is_contiguous() else x.contiguous() for x in values]
+
+
+@contextmanager
+def written(*lists: Tensors) -> Iterator[list[Tensors]]:
+    """Contiguous stand-ins for tensors that an op writes, which go back into those that are not."""
+    stand_ins: list[Tensors] = [[x if x.is_contiguous() else x.contiguous() for x in xs] for xs in lists]
+    yield stand_ins
+    for values, stands in zip(lists, stand_ins, strict=True):
+        for x, stand in zip(values, stands, strict=True):
+            if x is not stand:
+                x.copy_(stand)
+        torch.autograd.graph.increment_version(values)
