@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pydelta.ops.rotate import rotate as rotate
     from pydelta.ops.sign_flip import sign_flip as sign_flip
     from pydelta.ops.superpose import superpose as superpose
+    from pydelta.ops.superposed_linear import superposed_linear as superposed_linear
     from pydelta.quantized import Quantized as Quantized
     from pydelta.random import Key as Key
     from pydelta.random import key as key
@@ -66,6 +67,7 @@ _HOME = {
     "save_checkpoint": "pydelta.checkpoint",
     "sign_flip": "pydelta.ops",
     "superpose": "pydelta.ops",
+    "superposed_linear": "pydelta.ops",
     "use_backend": "pydelta._dispatch",
 }
 

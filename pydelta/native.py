@@ -6,6 +6,7 @@ CPU, a stream on a GPU.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +14,8 @@ from types import ModuleType
 
 import torch
 
-from pydelta._check import compute_dtype
+from pydelta._check import compute_dtype, default_block
+from pydelta._rows import add_expanded, add_product, base_product, turned
 from pydelta.masks import DellaMask, MagnitudeThreshold, RandomMask, Ready, della_tables, ranks, ranks_in_rows
 from pydelta.quantized import Quantized, group_size, tables
 from pydelta.random import Key
@@ -345,5 +347,77 @@ def retrieve_codes(
         _TRANSFORMS[transform],
         superposed.bits,
         group_size("retrieve", superposed.group, base.shape[-1]),
+        levels.data_ptr(),
+    )
+
+
+_FEW = 64
+"""Up to so many activations are multiplied with the codes themselves; beyond, blocks of values with BLAS."""
+
+
+def superposed_linear(
+    ext: ModuleType,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    superposed: torch.Tensor | Quantized,
+    keys: Sequence[Key],
+    model: torch.Tensor,
+    *,
+    out: torch.Tensor,
+    lams: Sequence[float],
+    transform: str,
+    bias: torch.Tensor | None,
+) -> None:
+    base_product(x, weight, bias, out)
+    if out.numel() == 0 or x.numel() == 0:
+        return
+
+    def turn(rows: torch.Tensor, to: torch.Tensor, key: Key) -> None:
+        if transform == "sign":
+            sign_flip(ext, rows, key, out=to, dim=1)
+        else:
+            rotate(ext, rows, key, out=to, block=default_block(x.shape[1]), inverse=False)
+
+    codes = isinstance(superposed, Quantized)
+    few = codes and len(x) <= _FEW and x.dtype is not torch.float64
+    if few and transform == "sign":
+        return _code_product(ext, x, superposed, keys, model, lams, out)
+    z = turned(x, keys, model, transform, turn)
+    if few:
+        _code_product(ext, z, superposed, [], model, lams, out)
+    elif codes:
+        add_expanded(z, superposed, model, lams, functools.partial(dequantize, ext), out)
+    else:
+        add_product(z, superposed, model, lams, out)
+
+
+def _code_product(
+    ext: ModuleType,
+    x: torch.Tensor,
+    q: Quantized,
+    keys: Sequence[Key],
+    model: torch.Tensor,
+    lams: Sequence[float],
+    out: torch.Tensor,
+) -> None:
+    """out_r += lam_k q (s_k * x_r), without signs where there are no keys."""
+    levels, _ = tables(q.bits, x.device)
+    model = model.to(x.device)
+    _on(
+        x,
+        ext.superposed_linear,
+        x.data_ptr(),
+        model.data_ptr(),
+        out.data_ptr(),
+        _DTYPES[x.dtype],
+        len(x),
+        [key.seed for key in keys],
+        [key.stream for key in keys],
+        list(lams),
+        q.codes.data_ptr(),
+        q.scales.data_ptr(),
+        *q.shape,
+        q.bits,
+        group_size("superposed_linear", q.group, q.shape[-1]),
         levels.data_ptr(),
     )

@@ -19,6 +19,7 @@ ORDER = [
     {"random", "_progress"},
     {"_check", "_environment", "_levels"},
     {"masks", "quantized"},
+    {"_rows"},
     {"reference", "native", "triton_kernels"},
     {"_dispatch"},
     {"ops"},

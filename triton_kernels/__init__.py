@@ -1,6 +1,7 @@
 """The ops in Triton, for CUDA tensors; on the CPU under Triton's interpreter.
 
-Same bits as every other backend: fp32 inside, each step rounded by itself, nothing fused.
+Same bits as every other backend: fp32 inside, each step rounded by itself, nothing fused. Only matrix
+products are held to a tolerance.
 """
 
 from pydelta.triton_kernels.hadamard import hadamard
@@ -11,6 +12,7 @@ from pydelta.triton_kernels.retrieve import retrieve
 from pydelta.triton_kernels.rotate import rotate
 from pydelta.triton_kernels.sign_flip import sign_flip
 from pydelta.triton_kernels.superpose import superpose
+from pydelta.triton_kernels.superposed_linear import superposed_linear
 
 __all__ = [
     "hadamard",
@@ -21,4 +23,5 @@ __all__ = [
     "rotate",
     "sign_flip",
     "superpose",
+    "superposed_linear",
 ]

@@ -20,11 +20,13 @@ void quantize(const void*, int, const Codes&, int);
 void dequantize(const Codes&, void*, int, int);
 void superpose_codes(const Superposed&, const Codes&, int);
 void retrieve_codes(const void*, const Codes&, void*, int, int, uint64_t, uint64_t, double, int, int);
+void superposed_linear(const pydelta_cpu::Activations&, const Codes&, void*, int, int);
 
 const pydelta_cpu::Kernels& kernels() {
-  static const pydelta_cpu::Kernels table{hadamard, sign_flip,  rotate,          superpose,
-                                          retrieve, merge_into, mask_rescale,    magnitude_threshold,
-                                          quantize, dequantize, superpose_codes, retrieve_codes};
+  static const pydelta_cpu::Kernels table{hadamard,         sign_flip,  rotate,          superpose,
+                                          retrieve,         merge_into, mask_rescale,    magnitude_threshold,
+                                          quantize,         dequantize, superpose_codes, retrieve_codes,
+                                          superposed_linear};
   return table;
 }
 

@@ -70,6 +70,16 @@ struct Superposed {
   int models, dtype, transform;
 };
 
+// Rows of activations, each with its own model; `seeds` and `streams` of the models' signs, or null for none.
+struct Activations {
+  const void* x;
+  int64_t rows;
+  const int64_t* model;
+  const uint64_t* seeds;
+  const uint64_t* streams;
+  const float* lams;
+};
+
 // Pointers are to contiguous tensors, dtypes and transforms are the codes of csrc/core, keys are
 // (seed, stream). Results do not depend on `threads`.
 struct Kernels {
@@ -92,6 +102,8 @@ struct Kernels {
   void (*superpose_codes)(const Superposed& models, const Codes& codes, int threads);
   void (*retrieve_codes)(const void* base, const Codes& codes, void* out, int dtype, int out_dtype,
                          uint64_t seed, uint64_t stream, double lam, int transform, int threads);
+  // out += lam (codes) (signed x), a row of x to a row of out; not for fp64.
+  void (*superposed_linear)(const Activations& x, const Codes& codes, void* out, int dtype, int threads);
 };
 
 }  // namespace pydelta_cpu

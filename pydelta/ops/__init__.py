@@ -9,6 +9,7 @@ from pydelta.ops.retrieve import retrieve
 from pydelta.ops.rotate import rotate
 from pydelta.ops.sign_flip import sign_flip
 from pydelta.ops.superpose import superpose
+from pydelta.ops.superposed_linear import superposed_linear
 
 __all__ = [
     "dequantize",
@@ -21,4 +22,5 @@ __all__ = [
     "rotate",
     "sign_flip",
     "superpose",
+    "superposed_linear",
 ]

@@ -14,6 +14,7 @@ from pydelta.reference.retrieve import retrieve
 from pydelta.reference.rotate import rotate
 from pydelta.reference.sign_flip import sign_flip
 from pydelta.reference.superpose import superpose
+from pydelta.reference.superposed_linear import superposed_linear
 
 __all__ = [
     "dequantize",
@@ -28,4 +29,5 @@ __all__ = [
     "sign_flip",
     "superpose",
     "superpose_codes",
+    "superposed_linear",
 ]
