@@ -19,9 +19,13 @@ _BLOCK = 256
 
 
 def base_product(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
+    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, out: torch.Tensor
 ) -> None:
-    if bias is None:
+    if weight is None:
+        out.zero_()
+        if bias is not None:
+            out += bias
+    elif bias is None:
         torch.mm(x, weight.T, out=out)
     else:
         torch.addmm(bias, x, weight.T, out=out)

@@ -358,7 +358,7 @@ _FEW = 64
 def superposed_linear(
     ext: ModuleType,
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     superposed: torch.Tensor | Quantized,
     keys: Sequence[Key],
     model: torch.Tensor,
@@ -378,17 +378,15 @@ def superposed_linear(
         else:
             rotate(ext, rows, key, out=to, block=default_block(x.shape[1]), inverse=False)
 
-    codes = isinstance(superposed, Quantized)
-    few = codes and len(x) <= _FEW and x.dtype is not torch.float64
-    if few and transform == "sign":
-        return _code_product(ext, x, superposed, keys, model, lams, out)
-    z = turned(x, keys, model, transform, turn)
-    if few:
-        _code_product(ext, z, superposed, [], model, lams, out)
-    elif codes:
+    if not isinstance(superposed, Quantized):
+        add_product(turned(x, keys, model, transform, turn), superposed, model, lams, out)
+    elif len(x) > _FEW or x.dtype is torch.float64:
+        z = turned(x, keys, model, transform, turn)
         add_expanded(z, superposed, model, lams, functools.partial(dequantize, ext), out)
+    elif transform == "sign":
+        _code_product(ext, x, superposed, keys, model, lams, out)
     else:
-        add_product(z, superposed, model, lams, out)
+        _code_product(ext, turned(x, keys, model, transform, turn), superposed, [], model, lams, out)
 
 
 def _code_product(

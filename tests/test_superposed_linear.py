@@ -34,7 +34,9 @@ def parts_of(x, weight, superposed, *, transform, lams):
     values = superposed
     if isinstance(superposed, Quantized):
         values = reference.dequantize(superposed, dtype=torch.float32)
-    turn = {"none": lambda row, key: row, "sign": reference.sign_flip, "hadamard": reference.rotate}[transform]
+    turn = {"none": lambda row, key: row, "sign": reference.sign_flip, "hadamard": reference.rotate}[
+        transform
+    ]
     rows = [lams[k] * turn(row.to(wide), KEYS[k]).double() for row, k in zip(x, models(len(x)), strict=True)]
     base = exact(x) @ exact(weight).T
     return base, exact(torch.stack(rows)) @ exact(values).T
@@ -55,7 +57,9 @@ def check(backend, device, tensors, *, transform="sign", operands=0, layout="con
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_float_superposition(backend, device, dtype, transform):
     # T x is rounded to 16 bits under a Hadamard transform; signs are exact.
-    check(backend, device, layer(8, 96, 130, dtype), transform=transform, operands=int(transform == "hadamard"))
+    check(
+        backend, device, layer(8, 96, 130, dtype), transform=transform, operands=int(transform == "hadamard")
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 8, 15])
@@ -97,7 +101,10 @@ def test_layouts(backend, device, layout, bits):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_exact_answers(backend, device, dtype, bits):
     """Small integers and powers of two: every sum is representable, so every bit is known."""
-    x, weight = integers(9, 64, dtype=dtype, high=1, low=-1), integers(40, 64, dtype=dtype, high=1, low=0, seed=1)
+    x, weight = (
+        integers(9, 64, dtype=dtype, high=1, low=-1),
+        integers(40, 64, dtype=dtype, high=1, low=0, seed=1),
+    )
     superposed = torch.where(normal(40, 64, seed=3) < 0, -0.5, 0.5)
     rows = models(9)
     turned = torch.stack([reference.sign_flip(row.double(), KEYS[k]) for row, k in zip(x, rows, strict=True)])
@@ -144,6 +151,16 @@ def test_rows_that_belong_together(backend, device):
     empty = torch.zeros(16, 0).to(device)
     wide = pydelta.superposed_linear(x[:, :0], empty, empty, KEYS[:1], [0] * 6, bias=bias, backend=backend)
     assert_same_bits(wide, bias.expand(6, 16))
+
+
+def test_without_a_base(backend, device):
+    """No weight: what the superposition adds."""
+    x, weight, superposed = to(device, *layer(5, 64, 48, torch.float32, bits=1))
+    given = superposed, KEYS[:4], models(5)
+    bias = normal(48, seed=5).to(device)
+    part = pydelta.superposed_linear(x, None, *given, lam=LAMS, bias=bias, backend=backend)
+    zero = pydelta.superposed_linear(x, weight * 0, *given, lam=LAMS, bias=bias, backend=backend)
+    torch.testing.assert_close(part, zero)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)

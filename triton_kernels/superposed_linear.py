@@ -42,8 +42,8 @@ def code_product(
 ):  # fmt: skip
     """out += lam_k x q^T for a tile of outputs.
 
-    GROUPS: the scales are of groups of columns, else of rows. EXACT: the levels are exact in x's 16-bit dtype;
-    else 32-bit factors are split into three of the tensor cores' own.
+    GROUPS: the scales are of groups of columns, else of rows. EXACT: the levels are exact in x's 16-bit
+    dtype; else 32-bit factors are split into three of the tensor cores' own.
     """
     o = tl.program_id(0).to(tl.int64) * OUT + tl.arange(0, OUT)
     r = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -77,7 +77,7 @@ def code_product(
 
 def superposed_linear(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     superposed: torch.Tensor | Quantized,
     keys: Sequence[Key],
     model: torch.Tensor,
@@ -100,7 +100,7 @@ def superposed_linear(
     z = turned(x, keys, model, transform, turn)
     if not isinstance(superposed, Quantized):
         return add_product(z, superposed, model, lams, out)
-    (rows, n), m, bits = x.shape, len(weight), superposed.bits
+    (rows, n), m, bits = x.shape, out.shape[1], superposed.bits
     size = group_size("superposed_linear", superposed.group, n)
     outputs = 64 if interpreted() else 32
     grid = (triton.cdiv(m, outputs), triton.cdiv(rows, 16))

@@ -24,19 +24,28 @@ PYDELTA_INLINE inline void make_tables(const float* x, int64_t words, float* tab
   }
 }
 
-// 32 codes of each of 16 rows, one row a lane: words first .. first + words, of `outputs` rows from q's
-// first.
+// 32 codes of each of 16 rows, one row a lane: words first .. first + words of all rows of q, and zeros for
+// those that fill a group of blocks.
 inline void gather_codes(const Codes& q, int64_t first, int64_t words, uint32_t* to) {
   const int64_t bytes = ceil_div(q.n, 8), blocks = ceil_div(q.rows, kOutputs * kGroup) * kGroup;
+  const int64_t whole = least(words, bytes / 4 - first);
   for (int64_t block = 0; block < blocks; ++block) {
-    for (int lane = 0; lane < kOutputs; ++lane) {
-      const int64_t row = block * kOutputs + lane;
-      uint32_t* const into = to + block * kBlockWords * kOutputs + lane;
-      for (int64_t w = 0; w < words; ++w) {
+    const uint8_t* const from = q.codes + block * kOutputs * bytes + 4 * first;
+    const int64_t rows = least(kOutputs, q.rows - block * kOutputs);
+    uint32_t* const into = to + block * kBlockWords * kOutputs;
+    int64_t w = 0;
+    if (rows == kOutputs && bytes < (1 << 24)) {
+      const VecBits<float> places = lane_index<float>() * uint32_t(bytes);
+      for (; w < whole; ++w) {
+        _mm512_storeu_si512(into + w * kOutputs, _mm512_i32gather_epi32((__m512i)places, from + 4 * w, 1));
+      }
+    }
+    for (; w < words; ++w) {
+      for (int lane = 0; lane < kOutputs; ++lane) {
+        const int64_t left = lane < rows ? least(4, bytes - 4 * (first + w)) : 0;
         uint32_t word = 0;
-        const int64_t at = 4 * (first + w);
-        if (row < q.rows) memcpy(&word, q.codes + row * bytes + at, size_t(least(4, bytes - at)));
-        into[w * kOutputs] = word;
+        for (int64_t i = 0; i < left; ++i) word |= uint32_t(from[lane * bytes + 4 * w + i]) << (8 * i);
+        into[w * kOutputs + lane] = word;
       }
     }
   }
@@ -51,20 +60,21 @@ PYDELTA_INLINE inline void look_up(const float* tables, const uint32_t* codes, i
     for (int b = 0; b < blocks; ++b) sum[r][b] = load(sums + r * stride + b * kOutputs);
   }
   for (int64_t w = 0; w < words; ++w) {
-#pragma GCC unroll 8
+    VecBits<float> index[blocks];
+    for (int b = 0; b < blocks; ++b) {
+      memcpy(&index[b], codes + (b * kBlockWords + w) * kOutputs, sizeof(index[b]));
+    }
+    // A lookup reads the lowest four bits. Not unrolled: the sums would not stay in registers.
+#pragma GCC unroll 1
     for (int t = 0; t < 8; ++t) {
-      VecBits<float> index[blocks];
-#pragma GCC unroll 16
-      for (int b = 0; b < blocks; ++b) {
-        memcpy(&index[b], codes + (b * kBlockWords + w) * kOutputs, sizeof(index[b]));
-        index[b] >>= 4 * t;
-      }
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r) {
-        const float* const table = tables + ((r * kBlockTables) + w * 8 + t) * kOutputs;
+        const float* const table = tables + (r * kBlockTables + w * 8 + t) * kOutputs;
 #pragma GCC unroll 16
         for (int b = 0; b < blocks; ++b) sum[r][b] += lookup<kOutputs>(table, index[b]);
       }
+#pragma GCC unroll 16
+      for (int b = 0; b < blocks; ++b) index[b] >>= 4;
     }
   }
   for (int r = 0; r < rows; ++r) {

@@ -1,4 +1,4 @@
-"""``pydelta.superposed_linear``: a linear layer whose rows belong to different models of one superposition."""
+"""``pydelta.superposed_linear``: a linear layer whose rows belong to different models."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from pydelta.ops._library import key_of, register, to_int64, without_grad
 from pydelta.ops.quantize import dequantize
 from pydelta.ops.rotate import rotate
 from pydelta.ops.sign_flip import sign_flip
-from pydelta.quantized import Quantized, check_codes
+from pydelta.quantized import Quantized
 from pydelta.random import Key
 
 
-def _empty(x: torch.Tensor, weight: torch.Tensor, *rest: object) -> torch.Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0])
+def _empty(
+    x: torch.Tensor, weight: torch.Tensor | None, superposed: torch.Tensor, *rest: object
+) -> torch.Tensor:
+    return x.new_empty(x.shape[0], superposed.shape[0])
 
 
 def _run(
     out: torch.Tensor,
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     superposed: torch.Tensor,
     scales: torch.Tensor | None,
     bias: torch.Tensor | None,
@@ -36,13 +38,14 @@ def _run(
     group: int,
     backend: str,
 ) -> None:
-    if model.numel() and not (0 <= int(model.min()) and int(model.max()) < len(seeds)):
-        got = f"{int(model.min())} to {int(model.max())}"
+    indices = model.tolist()
+    if indices and not (min(indices) >= 0 and max(indices) < len(seeds)):
+        got = f"{min(indices)} to {max(indices)}"
         raise ValueError(f"[superposed_linear] model must lie in [0, {len(seeds) - 1}], got {got}")
     _dispatch.kernel("superposed_linear", x, backend)(
         x.contiguous(),
         weight,
-        _whole(weight, superposed, scales, bits, group),
+        _whole(x, superposed, scales, bits, group),
         [key_of(a, b) for a, b in zip(seeds, streams, strict=True)],
         model.contiguous(),
         lams=lams,
@@ -53,17 +56,18 @@ def _run(
 
 
 def _whole(
-    weight: torch.Tensor, superposed: torch.Tensor, scales: torch.Tensor | None, bits: int, group: int
+    x: torch.Tensor, superposed: torch.Tensor, scales: torch.Tensor | None, bits: int, group: int
 ) -> torch.Tensor | Quantized:
     if scales is None:
         return superposed
     parts = superposed.contiguous(), scales.contiguous()
-    return Quantized(*parts, bits, group or "row", tuple(weight.shape), weight.dtype)
+    return Quantized(*parts, bits, group or "row", (len(superposed), x.shape[1]), x.dtype)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    x, weight, superposed, scales, bias, seeds, streams, model, lams, *ctx.options = inputs
+    x, weight, superposed, scales, _, seeds, streams, model, lams, *ctx.options = inputs
     ctx.save_for_backward(weight, superposed, scales, model)
+    ctx.like = x.detach()[:0]
     ctx.models, ctx.lams = list(zip(seeds, streams, strict=True)), list(lams)
 
 
@@ -71,7 +75,7 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     """g W_0 + lam_k T_k^-1 (g S), row by row; the transforms are orthogonal."""
     weight, superposed, scales, model = ctx.saved_tensors
     transform, bits, group, backend = ctx.options
-    s = _whole(weight, superposed, scales, bits, group)
+    s = _whole(ctx.like, superposed, scales, bits, group)
     values = dequantize(s, dtype=torch.float32, backend=backend or None) if isinstance(s, Quantized) else s
     wide = torch.promote_types(grad.dtype, values.dtype)
     delta = grad.to(wide) @ values.to(wide)
@@ -86,12 +90,13 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         else:
             turned = rotate(delta, key, inverse=True, backend=backend or None)
         back = torch.where((model == k)[:, None], turned * lam, back)
-    return ((grad @ weight).to(wide) + back).to(grad.dtype), *[None] * 12
+    whole = back if weight is None else (grad @ weight).to(wide) + back
+    return whole.to(grad.dtype), *[None] * 12
 
 
 _new, _ = register(
     "superposed_linear",
-    "Tensor x, Tensor weight, Tensor superposed, Tensor? scales, Tensor? bias, int[] seeds, int[] streams, "
+    "Tensor x, Tensor? weight, Tensor superposed, Tensor? scales, Tensor? bias, int[] seeds, int[] streams, "
     "Tensor model, float[] lams, str transform, int bits, int group, str backend",
     _run,
     _empty,
@@ -102,7 +107,7 @@ _new, _ = register(
 
 def superposed_linear(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     superposed: torch.Tensor | Quantized,
     keys: Sequence[Key],
     model: torch.Tensor | Sequence[int],
@@ -114,15 +119,15 @@ def superposed_linear(
 ) -> torch.Tensor:
     """y = W_0 x + lam_k S (T_k x) + b: every row through its own model, and no model's weights made.
 
-    RanDeS's superposition (arXiv 2505.11204) read from the side of the activations: (S diag(s)) x = S (s * x).
-    Arithmetic as torch.nn.functional.linear's: sums in fp32 (fp64 for float64), held to a tolerance; in 16 bits
-    the base's part, the superposition's and the sum are rounded. The product with codes expands them in
-    registers and in the first-level cache and reads 1/16 of the bytes of a bf16 matrix at one bit.
+    RanDeS's superposition (arXiv 2505.11204) from the side of the activations: (S diag(s)) x = S (s * x).
+    Arithmetic as torch.nn.functional.linear's: sums in fp32 (fp64 for float64), held to a tolerance; in 16
+    bits the base's part, the superposition's and the sum are rounded. The product with codes expands them
+    in registers and in the first-level cache and reads 1/16 of the bytes of a bf16 matrix at one bit.
     Differentiable in x alone; the backward pass expands codes in memory.
 
     Args:
         x: (\\*rows, n) float32, bfloat16, float16 or float64; any strides.
-        weight: (m, n), the base's, of x's dtype.
+        weight: (m, n), the base's, of x's dtype; None: the superposition's part alone.
         superposed: (m, n), what :func:`pydelta.superpose` gave with its ``dim`` at n: any of these dtypes
             (float64 with a float64 x, and only there), or codes.
         keys: one for each model.
@@ -150,36 +155,34 @@ def superposed_linear(
     rows = _rows(op, model, x)
     lams = _lams(op, lam, len(keys))
     _check.choice(op, "transform", transform, _check.TRANSFORMS)
-    codes = isinstance(superposed, Quantized)
-    parts = (superposed.codes, superposed.scales) if codes else (superposed, None)
-    bits, group = (superposed.bits, superposed.group) if codes else (0, "row")
+    parts: tuple[torch.Tensor, torch.Tensor | None]
+    if isinstance(superposed, Quantized):
+        parts, bits, group = (superposed.codes, superposed.scales), superposed.bits, superposed.group
+    else:
+        parts, bits, group = (without_grad(superposed), None), 0, "row"
     seeds, streams = [to_int64(k.seed) for k in keys], [to_int64(k.stream) for k in keys]
-    tensors = (without_grad(weight), *parts, bias if bias is None else without_grad(bias))
+    weight, bias = (t if t is None else without_grad(t) for t in (weight, bias))
+    tensors = (weight, *parts, bias)
     options = (transform, bits, 0 if group == "row" else int(group), _check.backend(op, backend))
     flat = x.reshape(-1, x.shape[-1]) if x.shape[-1] else x.reshape(x.shape[:-1].numel(), 0)
     y = _new(flat, *tensors, seeds, streams, rows, lams, *options)
-    return y.view(*x.shape[:-1], weight.shape[0])
+    return y.view(*x.shape[:-1], superposed.shape[0])
 
 
-def _check_layer(
-    op: str, x: torch.Tensor, weight: object, superposed: object, bias: torch.Tensor | None
-) -> None:
-    _check.floating(op, "weight", weight)
-    assert isinstance(weight, torch.Tensor)
-    n = x.shape[-1]
-    if weight.dim() != 2 or weight.shape[1] != n:
-        raise ValueError(f"[{op}] weight must have shape (m, {n}), got {tuple(weight.shape)}")
-    _check.like(op, "weight", weight, tuple(weight.shape), x.dtype, x)
-    if isinstance(superposed, Quantized):
-        check_codes(op, "superposed", superposed, weight)
-    else:
+def _check_layer(op: str, x: torch.Tensor, weight: object, superposed: object, bias: object) -> None:
+    if not isinstance(superposed, Quantized):
         _check.floating(op, "superposed", superposed)
         assert isinstance(superposed, torch.Tensor)
-        _check.alike(op, "superposed", superposed, "weight", weight)
         _check.same_precision(op, "superposed", superposed.dtype, x.dtype)
-    if bias is not None:
-        _check.floating(op, "bias", bias)
-        _check.like(op, "bias", bias, (weight.shape[0],), x.dtype, x)
+    n, shape = x.shape[-1], tuple(superposed.shape)
+    if len(shape) != 2 or shape[1] != n or superposed.device != x.device:
+        got = f"{shape} on {superposed.device}"
+        raise ValueError(f"[{op}] superposed must have shape (m, {n}) on {x.device}, got {got}")
+    for name, tensor, wanted in (("weight", weight, shape), ("bias", bias, shape[:1])):
+        if tensor is not None:
+            _check.floating(op, name, tensor)
+            assert isinstance(tensor, torch.Tensor)
+            _check.like(op, name, tensor, wanted, x.dtype, x)
 
 
 def _rows(op: str, model: object, x: torch.Tensor) -> torch.Tensor:
@@ -195,7 +198,8 @@ def _rows(op: str, model: object, x: torch.Tensor) -> torch.Tensor:
     if not 1 <= model.dim() < x.dim() or x.shape[: model.dim()] != model.shape:
         got = f"{tuple(model.shape)} for x of shape {tuple(x.shape)}"
         raise ValueError(f"[{op}] model must have the shape of x's first dimensions, got {got}")
-    return model.reshape(-1).repeat_interleave(x.shape[model.dim() : -1].numel())
+    each = x.shape[model.dim() : -1].numel()
+    return model.reshape(-1) if each == 1 else model.reshape(-1).repeat_interleave(each)
 
 
 def _lams(op: str, lam: object, count: int) -> list[float]:
