@@ -13,11 +13,13 @@ class Batch:
     """The rows of a mixed batch.
 
     Attributes:
-        rows: (B,) int64 on the CPU: the index of each row's model among the store's models, sorted.
+        models: the index of each row's model among the store's models, sorted.
+        rows: the same, (B,) int64 on the CPU.
         groups: index of a model -> its rows.
     """
 
     def __init__(self, models: Sequence[int]) -> None:
+        self.models = list(models)
         self.rows = torch.tensor(models, dtype=torch.int64)
         self.groups = group(models)
 

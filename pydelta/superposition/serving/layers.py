@@ -113,15 +113,12 @@ class Linear(Served):
         batch.check(x)
         weight = self.plain.weight.T if self.turn else self.plain.weight
         bias = None if self.bias is not None else getattr(self.plain, "bias", None)
-        places = group([self.place[k] for k in batch.rows.tolist()])
         product = functools.partial(ops.superposed_linear, lam=self.lams, transform=self.transform)
-        if len(places) == 1:
-            (place,) = places
-            s = self.superposed[place]
-            y = product(x, weight, s, self.keys, batch.rows, bias=bias)
+        if len(self.superposed) == 1:
+            y = product(x, weight, self.superposed[0], self.keys, batch.rows, bias=bias)
         else:
             y = functional.linear(x, weight, bias)
-            for place, rows in places.items():
+            for place, rows in group([self.place[k] for k in batch.models]).items():
                 s, own, at = self.superposed[place], batch.rows[rows], rows.to(x.device)
                 y = y.index_add(0, at, product(x[at], None, s, self.keys, own))
         return y if self.bias is None else y + _spread(self.bias, batch.rows, y)
@@ -145,10 +142,11 @@ class Embedding(Served):
                 s = Quantized(s.codes[flat], s.scales[flat], s.bits, s.group, shape, s.dtype)
             else:
                 s = s[flat]
-            found: torch.Tensor = ops.retrieve(weight[flat], s, key, lam=lam, transform=self.transform)
+            found = ops.retrieve(weight[flat], s, key, lam=lam, transform=self.transform)
             return found.view(*own.shape, -1)
 
-        return batch.each(look_up)
+        found: torch.Tensor = batch.each(look_up)
+        return found
 
 
 class LayerNorm(Served):
