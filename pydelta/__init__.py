@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pydelta import compat as compat
+    from pydelta import hf as hf
     from pydelta._dispatch import backends as backends
     from pydelta._dispatch import use_backend as use_backend
     from pydelta.checkpoint import load_checkpoint as load_checkpoint
@@ -54,6 +55,7 @@ _HOME = {
     "compat": "pydelta.compat",
     "dequantize": "pydelta.ops",
     "hadamard": "pydelta.ops",
+    "hf": "pydelta.hf",
     "key": "pydelta.random",
     "load_checkpoint": "pydelta.checkpoint",
     "magnitude_threshold": "pydelta.ops",
@@ -78,7 +80,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'pydelta' has no attribute {name!r}")
     module = importlib.import_module(_HOME[name])
-    value = module if name == "compat" else getattr(module, name)
+    value = module if name in ("compat", "hf") else getattr(module, name)
     globals()[name] = value
     return value
 

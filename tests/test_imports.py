@@ -28,7 +28,7 @@ ORDER = [
     {"calibration"},
     {"darex"},
     {"deltafile", "merging", "superposition", "vera", "optim"},
-    {"demo"},
+    {"demo", "hf"},
     {"cli"},
     {"__main__"},
 ]
