@@ -10,6 +10,7 @@
 #include "cpu/kernels.h"
 
 namespace py = pybind11;
+using pydelta_cpu::Activations;
 using pydelta_cpu::Axis;
 using pydelta_cpu::Codes;
 using pydelta_cpu::Kernels;
@@ -302,6 +303,19 @@ PYBIND11_MODULE(_cpu, m) {
              list_of(bases), list_of(masters), dtype, base_dtype, pointer<double>(pull), step, lr, one, two,
              eps, l1, pointer<double>(sums)},
             threads);
+      },
+      unlocked);
+  m.def(
+      "superposed_linear",
+      [](uintptr_t x, uintptr_t model, uintptr_t out, int dtype, int64_t batch,
+         const std::vector<uint64_t>& seeds, const std::vector<uint64_t>& streams,
+         const std::vector<float>& lams, uintptr_t codes, uintptr_t scales, int64_t rows, int64_t n, int bits,
+         int64_t group, uintptr_t levels, int threads) {
+        const Activations activations{
+            pointer(x),     batch,      pointer<int64_t>(model), seeds.empty() ? nullptr : seeds.data(),
+            streams.data(), lams.data()};
+        const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, 0);
+        chosen->kernels().superposed_linear(activations, q, pointer(out), dtype, threads);
       },
       unlocked);
 }

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pydelta import compat as compat
+    from pydelta import hf as hf
     from pydelta import vera as vera
     from pydelta._dispatch import backends as backends
     from pydelta._dispatch import use_backend as use_backend
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pydelta.ops.sam_restore_ import sam_restore_ as sam_restore_
     from pydelta.ops.sign_flip import sign_flip as sign_flip
     from pydelta.ops.superpose import superpose as superpose
+    from pydelta.ops.superposed_linear import superposed_linear as superposed_linear
     from pydelta.ops.vera_linear import vera_linear as vera_linear
     from pydelta.ops.vera_matrix import vera_matrix as vera_matrix
     from pydelta.ops.vera_merge import vera_merge as vera_merge
@@ -61,6 +63,7 @@ _HOME = {
     "compat": "pydelta.compat",
     "dequantize": "pydelta.ops",
     "hadamard": "pydelta.ops",
+    "hf": "pydelta.hf",
     "key": "pydelta.random",
     "load_checkpoint": "pydelta.checkpoint",
     "magnitude_threshold": "pydelta.ops",
@@ -76,6 +79,7 @@ _HOME = {
     "save_checkpoint": "pydelta.checkpoint",
     "sign_flip": "pydelta.ops",
     "superpose": "pydelta.ops",
+    "superposed_linear": "pydelta.ops",
     "use_backend": "pydelta._dispatch",
     "vera": "pydelta.vera",
     "vera_linear": "pydelta.ops",

@@ -121,8 +121,7 @@ def _load(backend: str, op: str) -> Kernel | None:
     extension = module.extension(backend)
     if not hasattr(extension, _MADE_OF.get(op, op)):
         return None
-    home = module if hasattr(module, op) else importlib.import_module("pydelta.native_lists")
-    return functools.partial(getattr(home, op), extension)
+    return functools.partial(getattr(module, op), extension)
 
 
 def _present(op: str, backend: str) -> str:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pydelta import native, native_lists
+from pydelta import native
 
 TESTS = Path(__file__).parent
 CSRC, EMULATOR = TESTS.parent / "csrc", TESTS / "emulator"
@@ -64,5 +64,5 @@ def build(folder):
 
 def functions(extension):
     """Those of ``pydelta.native`` on an extension; they write into ``out``."""
-    homes = {op: home for home in (native, native_lists) for op in dir(extension) if hasattr(home, op)}
-    return SimpleNamespace(**{op: partial(getattr(home, op), extension) for op, home in homes.items()})
+    ops = [op for op in dir(extension) if hasattr(native, op)]
+    return SimpleNamespace(**{op: partial(getattr(native, op), extension) for op in ops})

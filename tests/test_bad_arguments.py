@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import bad_merges
+import bad_products
 import bad_quantize
 import pytest
 import torch
@@ -24,6 +25,7 @@ ARGUMENTS = {
     "superpose": {"base": X, "tuned": [X, X], "keys": [KEY, KEY]},
     "retrieve": {"base": X, "superposed": X, "key": KEY},
     **bad_merges.ARGUMENTS,
+    **bad_products.ARGUMENTS,
     **bad_quantize.ARGUMENTS,
 }
 
@@ -37,6 +39,7 @@ def rows():
     yield from superpose_rows()
     yield from retrieve_rows()
     yield from bad_merges.rows()
+    yield from bad_products.rows()
     yield from bad_quantize.rows()
     for op in TRANSFORMING:
         names = "cpu, cuda, reference, triton"

@@ -19,8 +19,8 @@ ORDER = [
     {"random", "_progress"},
     {"_check", "_chunks", "_environment", "_levels"},
     {"_vera", "masks", "quantized"},
+    {"_rows"},
     {"reference", "native", "triton_kernels"},
-    {"native_lists"},
     {"_dispatch"},
     {"ops"},
     {"compat"},
@@ -28,7 +28,7 @@ ORDER = [
     {"calibration"},
     {"darex"},
     {"deltafile", "merging", "superposition", "vera", "optim"},
-    {"demo"},
+    {"demo", "hf"},
     {"cli"},
     {"__main__"},
 ]

@@ -61,3 +61,27 @@ def assert_accurate(actual, truth, depth, magnitude=None):
     bound = noise * sigmas + (u + v) * np.abs(truth) + HALF_SUBNORMAL[actual.dtype]
     worst = int(np.argmax(error - bound))
     assert error.flat[worst] <= bound.flat[worst], f"element {worst}"
+
+
+def assert_product(actual, base, delta, terms, operands=0):
+    """Holds a sum of two matrix products, base + delta, to bounds of the same kind.
+
+    Each is a sum of ``terms`` products, in an order that the backend chooses. On random data no partial sum
+    is larger, in the root mean square, than the whole: 2 ``terms`` roundings of that magnitude. A 16-bit
+    result is rounded three times, the parts and their sum; ``operands`` of the delta's factors are rounded to
+    16 bits too, each an error v d times every product.
+    """
+    truth = base + delta
+    assert actual.shape == truth.shape
+    narrow = actual.dtype in (torch.float16, torch.bfloat16)
+    u = UNIT[torch.float64 if actual.dtype is torch.float64 else torch.float32]
+    v = UNIT[actual.dtype] if narrow else 0.0
+    error, depth = np.abs(exact(actual) - truth), 2 * terms + 2
+    noise = u * math.hypot(rms(base), rms(delta)) * math.sqrt(depth)
+    noise = math.hypot(noise, v * rms(delta) * math.sqrt(operands))
+    parts = np.abs(base) + np.abs(delta) + np.abs(truth)
+
+    assert rms(error) <= noise / math.sqrt(3) + v / math.sqrt(3) * rms(parts) + u * rms(truth)
+    bound = noise * math.sqrt(2 * math.log(2 * error.size / FAILURE)) + v * parts + u * np.abs(truth)
+    worst = int(np.argmax(error - bound))
+    assert error.flat[worst] <= bound.flat[worst], f"element {worst}"

@@ -1,6 +1,7 @@
 """The ops in Triton, for CUDA tensors; on the CPU under Triton's interpreter.
 
-Same bits as every other backend: fp32 inside, each step rounded by itself, nothing fused.
+Same bits as every other backend: fp32 inside, each step rounded by itself, nothing fused. Only matrix
+products are held to a tolerance.
 """
 
 from pydelta.triton_kernels.adamr_step_ import adamr_step_
@@ -19,6 +20,7 @@ from pydelta.triton_kernels.sign_flip import sign_flip
 from pydelta.triton_kernels.square_sums import square_sums
 from pydelta.triton_kernels.superpose import superpose
 from pydelta.triton_kernels.superpose_codes import superpose_codes
+from pydelta.triton_kernels.superposed_linear import superposed_linear
 from pydelta.triton_kernels.vera_linear import vera_backward, vera_forward, vera_merge
 from pydelta.triton_kernels.vera_matrix import vera_matrix
 
@@ -39,6 +41,7 @@ __all__ = [
     "square_sums",
     "superpose",
     "superpose_codes",
+    "superposed_linear",
     "vera_backward",
     "vera_forward",
     "vera_matrix",

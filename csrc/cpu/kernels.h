@@ -124,6 +124,16 @@ struct AdamR {
   double* sums;
 };
 
+// Rows of activations, each with its own model; `seeds` and `streams` of the models' signs, or null for none.
+struct Activations {
+  const void* x;
+  int64_t rows;
+  const int64_t* model;
+  const uint64_t* seeds;
+  const uint64_t* streams;
+  const float* lams;
+};
+
 // Pointers are to contiguous tensors, dtypes and transforms are the codes of csrc/core, keys are
 // (seed, stream). Results do not depend on `threads`.
 struct Kernels {
@@ -153,6 +163,8 @@ struct Kernels {
   void (*sam_perturb_)(const Perturb& job, int threads);
   void (*sam_restore_)(const Restore& job, int threads);
   void (*adamr_step_)(const AdamR& job, int threads);
+  // out += lam (codes) (signed x), a row of x to a row of out; not for fp64.
+  void (*superposed_linear)(const Activations& x, const Codes& codes, void* out, int dtype, int threads);
 };
 
 }  // namespace pydelta_cpu

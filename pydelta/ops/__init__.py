@@ -13,6 +13,7 @@ from pydelta.ops.sam_restore_ import sam_restore_
 from pydelta.ops.sign_flip import sign_flip
 from pydelta.ops.square_sums import square_sums
 from pydelta.ops.superpose import superpose
+from pydelta.ops.superposed_linear import superposed_linear
 from pydelta.ops.vera_linear import vera_linear
 from pydelta.ops.vera_matrix import vera_matrix
 from pydelta.ops.vera_merge import vera_merge
@@ -32,6 +33,7 @@ __all__ = [
     "sign_flip",
     "square_sums",
     "superpose",
+    "superposed_linear",
     "vera_linear",
     "vera_matrix",
     "vera_merge",

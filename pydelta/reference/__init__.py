@@ -19,6 +19,7 @@ from pydelta.reference.sam_restore_ import sam_restore_
 from pydelta.reference.sign_flip import sign_flip
 from pydelta.reference.square_sums import square_sums
 from pydelta.reference.superpose import superpose
+from pydelta.reference.superposed_linear import superposed_linear
 from pydelta.reference.vera_linear import vera_backward, vera_forward, vera_linear
 from pydelta.reference.vera_matrix import vera_matrix
 from pydelta.reference.vera_merge import vera_merge
@@ -40,6 +41,7 @@ __all__ = [
     "square_sums",
     "superpose",
     "superpose_codes",
+    "superposed_linear",
     "vera_backward",
     "vera_forward",
     "vera_linear",

@@ -1,4 +1,4 @@
-"""From lists of tensors to the pointers that the compiled extensions take."""
+"""Lists of tensors: what optimizers do."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from types import ModuleType
 import torch
 
 from pydelta._check import compute_dtype
-from pydelta.native import _DTYPES as DTYPES
-from pydelta.native import _on as on
-from pydelta.native import _pointer as pointer
+from pydelta.native.call import DTYPES, on, pointer
 
 
 def _list(xs: Sequence[torch.Tensor | None] | None) -> list[int]:

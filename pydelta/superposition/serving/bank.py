@@ -1,0 +1,186 @@
+"""``Superposition.attach``: the models of a store on a live module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from pydelta import ops
+from pydelta.checkpoint.staging import Pathlike
+from pydelta.superposition.rules import SUPERPOSED
+from pydelta.superposition.serving.batch import Batch, Current
+from pydelta.superposition.serving.binding import bind
+from pydelta.superposition.serving.layers import Served, serve
+from pydelta.superposition.serving.sources import Sources
+
+if TYPE_CHECKING:
+    from pydelta.superposition.store import Superposition
+
+
+class Bank:
+    """The models of a store on one module: one at a time (:meth:`activate`) or all at once (:meth:`serve`).
+
+    Made by :meth:`pydelta.Superposition.attach`. A bank belongs to one module and one thread at a time;
+    banks of other modules may work beside it, from the same store.
+
+    Attributes:
+        store, module: what belongs together.
+    """
+
+    def __init__(
+        self,
+        store: Superposition,
+        module: torch.nn.Module,
+        base: Pathlike | None,
+        prefix: str | None,
+        resident: bool | None,
+    ) -> None:
+        if not isinstance(module, torch.nn.Module):
+            raise TypeError(f"[attach] module must be a torch.nn.Module, got {type(module).__name__}")
+        self.store, self.module = store, module
+        self._active: tuple[str, list[int]] | None = None
+        self.targets = bind(module, store.manifest.rules, prefix)
+        device = next((x.device for x in self.targets.values()), torch.device("cpu"))
+        on_cpu = device.type == "cpu"
+        if resident is False and not on_cpu:
+            raise ValueError(f"[attach] resident must be True for a module on {device}, got False")
+        self.sources = Sources(store, base, device, not on_cpu if resident is None else resident)
+        self._current, self._served = Current(), list[Served]()
+
+    @property
+    def active(self) -> str | None:
+        """The model whose weights the module holds; None if the bank did not write them all, or something
+        else has written since."""
+        return self._active[0] if self._active and self._active[1] == self._versions() else None
+
+    def activate(self, name: str) -> None:
+        """Writes a model's weights into the module, in place.
+
+        Each tensor is written by one fused :func:`pydelta.retrieve` from base and superposition, never by
+        adding to what was there: the bits are those of :meth:`Superposition.retrieve`, after whatever came
+        before. Nothing is allocated. Tied weights are written once.
+
+        Raises:
+            ValueError: an unknown model. Nothing is written.
+            RuntimeError: the bank serves mixed batches.
+        """
+        self._know(name)
+        if self._served:
+            raise RuntimeError("[activate] the bank must not serve mixed batches: call unserve() first")
+        rules, transform = self.store.manifest.rules, self.store.manifest.transform
+        exact = self.sources.exact(name)
+        found = {t: self.sources.find(name, t)[1] for t in self.targets if rules[t].rule == SUPERPOSED}
+        self._active = None
+        with torch.no_grad():
+            for tensor, live in self.targets.items():
+                if tensor in exact:
+                    live.copy_(exact[tensor])
+                    continue
+                superposed, key, lam = found[tensor]
+                ops.retrieve(
+                    self.sources.base(tensor),
+                    superposed,
+                    key,
+                    lam=lam,
+                    transform=transform,
+                    dim=rules[tensor].dim,  # type: ignore[arg-type]
+                    out=live.detach(),
+                )
+        self._active = name, self._versions()
+
+    @contextmanager
+    def use(self, name: str) -> Iterator[torch.nn.Module]:
+        """Within the block the module is the model ``name``; afterwards it holds what it held before.
+
+        What another ``use`` or :meth:`activate` wrote is written again; weights that did not come from the
+        bank are copied for the while, which takes their memory.
+
+        Raises:
+            ValueError, RuntimeError: as :meth:`activate`.
+        """
+        before = self.active
+        kept = {} if before else {t: live.detach().clone() for t, live in self.targets.items()}
+        self.activate(name)
+        try:
+            yield self.module
+        finally:
+            if before is not None:
+                self.activate(before)
+            else:
+                self._write(kept)
+
+    def serve(self, module: torch.nn.Module | None = None) -> torch.nn.Module:
+        """Prepares the module for batches that mix models: see :meth:`models`.
+
+        The module gets the base's weights, and the forward of each layer whose tensors differ between models
+        is replaced; names and parameters stay. Linear layers and GPT-2's Conv1D apply each row's signs to the
+        activations (:func:`pydelta.superposed_linear`), embeddings sign the rows they look up, norms and
+        biases take each row's own; whatever else holds such tensors (convolutions, position parameters) runs
+        once for each model of the batch. Outside of :meth:`models` the module is the base.
+
+        Args:
+            module: the module that the bank is attached to, if given.
+
+        Returns:
+            The module.
+
+        Raises:
+            ValueError: another module, one in training mode, or one with a layer that cannot be served.
+        """
+        if module is not None and module is not self.module:
+            raise ValueError("[serve] module must be the one that the bank is attached to, got another")
+        if self.module.training:
+            raise ValueError("[serve] the module must be in evaluation mode: call its eval(), got training")
+        if not self._served:
+            self._served = serve(self.module, self.targets, self.sources, self._current)
+            self._write({t: self.sources.base(t) for t in self.targets})
+        return self.module
+
+    def unserve(self) -> None:
+        """Gives the layers their own forward again. The module keeps the base's weights."""
+        for layer in self._served:
+            layer.restore()
+        self._served = []
+
+    @contextmanager
+    def models(self, names: Sequence[str]) -> Iterator[torch.nn.Module]:
+        """Within the block row i of a batch runs through the model ``names[i]``, all in one forward.
+
+        Rows are the first dimension of every layer's input. Base weights and superposition are shared: a
+        layer costs one product more than the base's (one for each bucket or layer slot among the rows).
+
+        Raises:
+            TypeError: ``names`` is no list of names.
+            ValueError: an unknown model, or a module in training mode; within the block, a batch with
+                another number of rows.
+            RuntimeError: :meth:`serve` was not called.
+        """
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"[models] names must be a list of models' names, got {names!r}")
+        for name in names:
+            self._know(name)
+        if not self._served:
+            raise RuntimeError("[models] the bank must serve mixed batches: call serve() first")
+        if self.module.training:
+            raise ValueError("[models] the module must be in evaluation mode: call its eval(), got training")
+        index = {name: k for k, name in enumerate(self.store.models)}
+        with self._current.set(Batch([index[name] for name in names])):
+            yield self.module
+
+    def _know(self, name: object) -> None:
+        if name not in self.store.manifest.models:
+            known = ", ".join(self.store.models)
+            raise ValueError(f"{self.store.path}: holds no model {name!r}; it holds {known}")
+
+    def _versions(self) -> list[int]:
+        """Torch's counts of writes, which inference tensors do not have."""
+        return [0 if x.is_inference() else x._version for x in self.targets.values()]
+
+    def _write(self, values: dict[str, torch.Tensor]) -> None:
+        self._active = None
+        with torch.no_grad():
+            for tensor, value in values.items():
+                self.targets[tensor].copy_(value)

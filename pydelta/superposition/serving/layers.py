@@ -1,0 +1,222 @@
+"""The forward of a served layer: every row through its own model."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from pydelta import ops
+from pydelta.quantized import Quantized
+from pydelta.superposition.rules import SUPERPOSED
+from pydelta.superposition.serving.batch import Batch, Current, group
+from pydelta.superposition.serving.sources import Sources
+
+_FUSED = (torch.nn.MultiheadAttention, torch.nn.TransformerEncoderLayer, torch.nn.TransformerDecoderLayer)
+"""They read their children's weights without calling them."""
+
+
+class Served:
+    """A layer whose tensors differ between models, its forward replaced.
+
+    Args:
+        names: attribute of the layer -> tensor of the store.
+    """
+
+    def __init__(
+        self, layer: torch.nn.Module, names: Mapping[str, str], sources: Sources, current: Current
+    ) -> None:
+        self.layer, self.names, self.sources, self.current = layer, names, sources, current
+        self.models, self.rules = sources.store.models, sources.manifest.rules
+        self.transform = sources.manifest.transform
+        # The layer as it is, for the base and for what runs model by model: a copy that shares its children.
+        self.plain: Any = copy.copy(layer)
+        self.plain.__dict__["_parameters"] = dict(layer._parameters)
+        self.plain.__dict__["_buffers"] = dict(layer._buffers)
+        layer.forward = self.forward
+
+    def restore(self) -> None:
+        del self.layer.forward
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        batch = self.current.batch
+        if batch is None or len(batch) == 0:
+            return self.plain(*args, **options)
+        return self.mixed(batch, *args, **options)
+
+    def mixed(self, batch: Batch, *args: Any, **options: Any) -> Any:
+        """Once for each model, with that model's own tensors: right for any layer."""
+
+        def run(k: int, rows: torch.Tensor) -> Any:
+            def some(x: Any) -> Any:
+                if not isinstance(x, torch.Tensor) or x.dim() == 0 or x.shape[0] != len(batch):
+                    return x
+                return x[rows.to(x.device)]
+
+            own = {attribute: self.tensor(k, name) for attribute, name in self.names.items()}
+            given = tuple(some(x) for x in args), {name: some(x) for name, x in options.items()}
+            with self.current.set(Batch([k] * len(rows))):
+                return torch.func.functional_call(self.plain, own, *given)
+
+        first = args[0] if args else next(iter(options.values()))
+        batch.check(first)
+        return batch.each(run)
+
+    def tensor(self, k: int, name: str) -> torch.Tensor:
+        """One tensor of the model with index k, made now if it is superposed."""
+        model, rule = self.models[k], self.rules[name]
+        if rule.rule != SUPERPOSED:
+            return self.sources.exact(model)[name]
+        superposed, key, lam = self.sources.find(model, name)[1]
+        base, dim = self.sources.base(name), rule.dim or 0
+        return ops.retrieve(base, superposed, key, lam=lam, transform=self.transform, dim=dim)
+
+    def table(self, attribute: str) -> torch.Tensor | None:
+        """(models, ...) the exact tensors of an attribute; None where it has none of its own."""
+        name = self.names.get(attribute)
+        if name is None:
+            return None
+        return torch.stack([self.sources.exact(model)[name] for model in self.models])
+
+
+def _spread(table: torch.Tensor, rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Each row's own vector, to be broadcast over an x of (B, ..., n)."""
+    own = table[rows.to(table.device)]
+    return own.view(len(rows), *[1] * (x.dim() - 2), own.shape[-1])
+
+
+class Linear(Served):
+    """nn.Linear, and Conv1D with its (in, out) weights: signs go to the activations."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        name = self.names["weight"]
+        found = [self.sources.find(model, name) for model in self.models]
+        places = list(dict.fromkeys(place for place, _ in found))
+        self.place = [places.index(place) for place, _ in found]
+        self.superposed = [self._rows(found[self.place.index(p)][1].superposed) for p in range(len(places))]
+        self.keys, self.lams = [s.key for _, s in found], [s.lam for _, s in found]
+        self.bias = self.table("bias")
+        self.turn = self.rules[name].dim == 0
+
+    def _rows(self, superposed: torch.Tensor | Quantized) -> torch.Tensor | Quantized:
+        """(out, in), as codes always are."""
+        if isinstance(superposed, Quantized) or self.rules[self.names["weight"]].dim:
+            return superposed
+        return superposed.T
+
+    def mixed(self, batch: Batch, x: torch.Tensor) -> torch.Tensor:
+        batch.check(x)
+        weight = self.plain.weight.T if self.turn else self.plain.weight
+        bias = None if self.bias is not None else getattr(self.plain, "bias", None)
+        product = functools.partial(ops.superposed_linear, lam=self.lams, transform=self.transform)
+        if len(self.superposed) == 1:
+            y = product(x, weight, self.superposed[0], self.keys, batch.rows, bias=bias)
+        else:
+            y = functional.linear(x, weight, bias)
+            for place, rows in group([self.place[k] for k in batch.models]).items():
+                s, own, at = self.superposed[place], batch.rows[rows], rows.to(x.device)
+                y = y.index_add(0, at, product(x[at], None, s, self.keys, own))
+        return y if self.bias is None else y + _spread(self.bias, batch.rows, y)
+
+
+class Embedding(Served):
+    """The rows that are looked up become their model's."""
+
+    def mixed(self, batch: Batch, ids: torch.Tensor) -> torch.Tensor:
+        # Positions often come as one row for the whole batch.
+        ids = ids.expand(len(batch), *ids.shape[1:]) if ids.shape[0] == 1 else ids
+        batch.check(ids)
+        name, weight = self.names["weight"], self.plain.weight
+
+        def look_up(k: int, rows: torch.Tensor) -> torch.Tensor:
+            own = ids[rows.to(ids.device)]
+            flat = own.reshape(-1)
+            s, key, lam = self.sources.find(self.models[k], name)[1]
+            if isinstance(s, Quantized):
+                shape = (len(flat), weight.shape[1])
+                s = Quantized(s.codes[flat], s.scales[flat], s.bits, s.group, shape, s.dtype)
+            else:
+                s = s[flat]
+            found = ops.retrieve(weight[flat], s, key, lam=lam, transform=self.transform)
+            return found.view(*own.shape, -1)
+
+        found: torch.Tensor = batch.each(look_up)
+        return found
+
+
+class LayerNorm(Served):
+    """One normalisation; each row its own weight and bias."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.weight, self.bias = self.table("weight"), self.table("bias")
+
+    def mixed(self, batch: Batch, x: torch.Tensor) -> torch.Tensor:
+        batch.check(x)
+        plain = self.plain
+        y = functional.layer_norm(x, plain.normalized_shape, None, None, plain.eps)
+        if plain.weight is not None:
+            y = y * (plain.weight if self.weight is None else _spread(self.weight, batch.rows, y))
+        if plain.bias is None:
+            return y
+        return y + (plain.bias if self.bias is None else _spread(self.bias, batch.rows, y))
+
+
+class RMSNorm(Served):
+    """The kinds that multiply by their weight elementwise: a weight for each row broadcasts just as well."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.weight = self.table("weight")
+
+    def mixed(self, batch: Batch, x: torch.Tensor) -> Any:
+        batch.check(x)
+        assert self.weight is not None
+        own = {"weight": _spread(self.weight, batch.rows, x)}
+        return torch.func.functional_call(self.plain, own, (x,))
+
+
+def serve(
+    module: torch.nn.Module, targets: Mapping[str, torch.Tensor], sources: Sources, current: Current
+) -> list[Served]:
+    """Replaces the forward of every layer that holds a target; all or none.
+
+    Raises:
+        ValueError: a layer cannot be served.
+    """
+    stores = {id(x): name for name, x in targets.items()}
+    holders = []
+    for path, layer in module.named_modules():
+        own = {**layer._parameters, **layer._buffers}
+        names = {a: stores[id(x)] for a, x in own.items() if x is not None and id(x) in stores}
+        if isinstance(layer, _FUSED) or (isinstance(layer, torch.nn.Embedding) and layer.max_norm):
+            kind = type(layer).__name__
+            raise ValueError(
+                f"[serve] {path!r} must be a layer that can mix models, got {kind}: use activate()"
+            )
+        if names:
+            holders.append((layer, names))
+    return [kind_of(layer, names, sources)(layer, names, sources, current) for layer, names in holders]
+
+
+def kind_of(layer: torch.nn.Module, names: Mapping[str, str], sources: Sources) -> type[Served]:
+    rules, kind = sources.manifest.rules, type(layer)
+    exact = {attribute for attribute, name in names.items() if rules[name].rule != SUPERPOSED}
+    weight = rules[names["weight"]] if "weight" in names else None
+    if weight and "weight" not in exact and len(weight.shape) == 2 and exact <= {"bias"}:
+        if isinstance(layer, torch.nn.Linear) and kind.forward is torch.nn.Linear.forward and weight.dim == 1:
+            return Linear
+        if kind.__name__ == "Conv1D" and weight.dim == 0:
+            return Linear
+        if kind is torch.nn.Embedding and weight.dim == 1:
+            return Embedding
+    if kind is torch.nn.LayerNorm and exact == set(names) and len(layer.normalized_shape) == 1:  # type: ignore[arg-type]
+        return LayerNorm
+    if kind.__name__.endswith("RMSNorm") and kind is not torch.nn.RMSNorm and exact == {"weight"}:
+        return RMSNorm
+    return Served

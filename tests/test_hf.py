@@ -1,0 +1,154 @@
+"""Stores on transformers models: small random ones of four families."""
+
+import copy
+import json
+
+import pytest
+import torch
+from serving import assert_rows_are_models, family
+from tensors import assert_same_bits, raises
+from tolerance import UNIT
+
+import pydelta
+from pydelta import Superposition, hf
+
+transformers = pytest.importorskip("transformers")
+
+NAMES = ["b", "a", "c", "a", "b", "b"]
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+IDS = torch.arange(24).view(6, 4) % 23
+PIXELS = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+FLOAT, BF16 = 2.0**10 * UNIT[torch.float32], 2.0**4 * UNIT[torch.bfloat16]
+"""A network of a few layers, softmax and norms between: some hundred roundings, of the largest output."""
+
+
+def bert():
+    """Token types, positions, a pooler and a head with biases."""
+    config = transformers.BertConfig(vocab_size=30, max_position_embeddings=16, num_labels=3, **SIZES)
+    return transformers.BertForSequenceClassification(config)
+
+
+def vit():
+    """A convolution, and parameters that are no layer's weights."""
+    config = transformers.ViTConfig(image_size=8, patch_size=4, num_labels=3, **SIZES)
+    return transformers.ViTForImageClassification(config)
+
+
+def gpt2():
+    """(in, out) weights, query, key and value in one, a tied head."""
+    config = transformers.GPT2Config(vocab_size=30, n_positions=16, n_embd=32, n_layer=2, n_head=4)
+    return transformers.GPT2LMHeadModel(config)
+
+
+def llama():
+    """Grouped queries, RMS norms, a tied head."""
+    options = {"vocab_size": 30, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, **options))
+
+
+def run(module):
+    """A batch to logits."""
+
+    def forward(x):
+        return module(x).logits
+
+    return forward
+
+
+def batch_of(model):
+    return PIXELS.to(model.dtype) if model.config.model_type == "vit" else IDS
+
+
+def made(folder, make, kind=torch.float32, **options):
+    torch.manual_seed(0)
+    base = make().to(kind).eval()
+    base.config.architectures = [type(base).__name__]
+    base.config.dtype = kind
+    store, models = family(folder, base, config=base.config, **options)
+    return base, store, models
+
+
+@pytest.mark.parametrize("make", [bert, vit, gpt2, llama])
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        (torch.float32, {}),
+        (torch.bfloat16, {"dtype": "bf16"}),
+        (torch.float32, {"shuffle_layers": True, "transform": "hadamard"}),
+    ],
+)
+def test_activate_and_mixed_batches(tmp_path, make, dtype, options):
+    base, store, models = made(tmp_path, make, dtype, **options)
+    live = copy.deepcopy(base)
+    bank, x = store.attach(live), batch_of(base)
+    with torch.no_grad():
+        plain = run(base)(x)
+        for name in ("c", "a"):
+            bank.activate(name)
+            found = run(live)(x)
+            assert_same_bits(found, run(models[name])(x))
+            assert not torch.equal(found, plain)
+    bank.serve()
+    alone = {name: run(model) for name, model in models.items()}
+    tolerance = BF16 if dtype is torch.bfloat16 else FLOAT
+    assert_rows_are_models(run(live), alone, bank, x, NAMES, tolerance)
+    assert_rows_are_models(run(live), alone, bank, x, ["c"] * 6, tolerance)
+    with torch.no_grad():
+        assert_same_bits(run(live)(x), plain)
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_generation_with_a_cache(tmp_path, make):
+    base, store, models = made(tmp_path, make)
+    bank = store.attach(copy.deepcopy(base))
+    bank.serve()
+    options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    with bank.models(NAMES[:3]) as module:
+        mixed = module.generate(IDS[:3] + 1, **options)
+    for row, name in enumerate(NAMES[:3]):
+        alone = models[name].generate(IDS[row : row + 1] + 1, **options)
+        assert torch.equal(mixed[row : row + 1], alone)
+
+
+def test_a_body_without_its_prefix(tmp_path):
+    _, store, models = made(tmp_path, gpt2)
+    body = transformers.GPT2Model(models["a"].config).eval()
+    store.attach(body).activate("b")
+    with torch.no_grad():
+        found, truth = body(IDS).last_hidden_state, models["b"].transformer(IDS).last_hidden_state
+    assert_same_bits(found, truth)
+
+
+@pytest.mark.parametrize("make", [bert, llama])
+def test_load(tmp_path, make):
+    _, store, models = made(tmp_path, make, torch.bfloat16)
+    for given in (store, store.path):
+        model, tokenizer = hf.load(given, "b")
+        assert type(model) is type(models["b"])
+        assert tokenizer is None
+        assert not model.training
+        found, truth = model.state_dict(), models["b"].state_dict()
+        assert found.keys() == truth.keys()
+        for name, x in found.items():
+            assert_same_bits(x, truth[name])
+    assert pydelta.hf is hf
+
+
+def test_load_with_a_tokenizer(tmp_path):
+    _, store, _ = made(tmp_path, bert)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world"]
+    (tmp_path / "base" / "vocab.txt").write_text("\n".join(words))
+    (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    _, tokenizer = hf.load(store.path, "a")
+    assert tokenizer("hello world")["input_ids"] == [2, 5, 6, 3]
+
+
+def test_load_refuses(tmp_path):
+    base, store, _ = made(tmp_path, bert)
+    with raises(ValueError, f"{store.path}: holds no model 'z'; it holds a, b, c"):
+        hf.load(store, "z")
+    base.config.architectures = ["NoSuchModel"]
+    base.config.save_pretrained(tmp_path / "base")
+    rule = "must be a folder whose config.json names an architecture of transformers, got 'NoSuchModel'"
+    with raises(ValueError, f"{tmp_path / 'base'}: {rule}"):
+        hf.load(Superposition.open(store.path), "a")
