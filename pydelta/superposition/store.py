@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, overload
 
 from pydelta.superposition.files import exact_tensors, superposed_tensors
 from pydelta.superposition.manifest import Manifest, read_manifest
+from pydelta.superposition.rules import SUPERPOSED
 
 if TYPE_CHECKING:
     import torch
+
+    from pydelta.superposition.source import Source
 
 Pathlike = str | os.PathLike[str]
 
@@ -153,6 +156,54 @@ class Superposition:
         if out is None:
             return retrieval.to_memory(show=progress)
         return retrieval.to_files(out, force=force, show=progress)
+
+    def bucket(self, model: str) -> int:
+        """The number of the bucket that holds a model; models of one bucket share their superposed tensors.
+
+        Raises:
+            ValueError: an unknown model.
+        """
+        self._known(model)
+        return 0
+
+    def source(self, model: str, tensor: str) -> Source:
+        """One superposed tensor of a model as it lies in the store, mapped into memory.
+
+        Args:
+            model: its name.
+            tensor: one whose rule (``self.manifest.rules``) is "superposed"; its ``dim`` is the input axis.
+
+        Returns:
+            ``(superposed, key, lam)``, so that ``pydelta.retrieve(base, superposed, key, lam=lam,
+            transform=self.manifest.transform, dim=dim)`` is the model's tensor. ``superposed`` is a tensor,
+            or in a low-bit store a :class:`pydelta.Quantized`.
+
+        Raises:
+            ValueError: an unknown model, or a tensor that is not superposed.
+            OSError: a file cannot be read.
+        """
+        from pydelta.superposition.source import source
+
+        self._known(model)
+        rule = self.manifest.rules.get(tensor)
+        if rule is None or rule.rule != SUPERPOSED:
+            raise ValueError(f"{self.path}: tensor {tensor!r} is not superposed")
+        return source(self.path, self.manifest, model, tensor)
+
+    def exact(self, model: str) -> dict[str, torch.Tensor]:
+        """A model's own tensors, those whose rule is "exact", mapped into memory.
+
+        Raises:
+            ValueError: an unknown model, or a file that is not sound.
+            OSError: a file cannot be read.
+        """
+        self._known(model)
+        file = exact_tensors(self.path, self.manifest, model)
+        return {name: file.tensor(name) for name in file.names}
+
+    def _known(self, model: str) -> None:
+        if model not in self.manifest.models:
+            raise ValueError(f"{self.path}: holds no model {model!r}; it holds {', '.join(self.models)}")
 
     def interference(self) -> dict[str, float]:
         """Model -> expected relative squared error of its retrieved delta at lambda 1.
