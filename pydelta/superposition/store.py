@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from pydelta.superposition.files import exact_tensors, superposed_tensors
-from pydelta.superposition.manifest import Manifest, read_manifest
+from pydelta.superposition.buckets import relative_error
+from pydelta.superposition.describe import describe
+from pydelta.superposition.files import StoreFiles
+from pydelta.superposition.log import locked
+from pydelta.superposition.parse import read_manifest
 from pydelta.superposition.rules import SUPERPOSED
 
 if TYPE_CHECKING:
@@ -27,9 +29,10 @@ class Superposition:
     Make one with :meth:`create`, or :meth:`open` one. ``docs/formats.md`` describes the files.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, files: StoreFiles) -> None:
         self.path = path
-        self.manifest = manifest
+        self.files = files
+        self.manifest = files.manifest
 
     @classmethod
     def create(
@@ -42,6 +45,12 @@ class Superposition:
         shuffle_layers: bool = False,
         seed: int = 42,
         dtype: str = "fp32",
+        rate: float | None = None,
+        bits: int | None = None,
+        buckets: int | None = None,
+        group: str | int = "row",
+        exact: bool = False,
+        room: int | None = None,
         lam: float = 1.0,
         weights: Mapping[str, float] | None = None,
         input_dims: Mapping[str, int] | None = None,
@@ -57,7 +66,15 @@ class Superposition:
             transform: "sign", "hadamard" or "none", as in :func:`pydelta.superpose`.
             shuffle_layers: let every model's layers change places among layers of one kind.
             seed: of all random signs and places, in [0, 2**64).
-            dtype: of the superposition: "fp32" (one model comes back exactly) or "bf16" (half the bytes).
+            dtype: of sums in full: "fp32" (one model comes back exactly) or "bf16" (half the bytes).
+            rate: bits per parameter and model, which chooses ``bits`` and ``buckets``: 16 (one sum in full,
+                the default), 4, 2, 1 (every model has codes of its own), 0.5, 0.25 or 0.125 (2, 4 or 8
+                models share one-bit codes).
+            bits: of codes in the place of sums: 1, 2, 4 or 8.
+            buckets: over how many sums the models are spread, so that their norms balance; 1 by default.
+            group: with codes, "row" or the number of elements that share a scale.
+            exact: keep the sum in 32-bit fixed point: adding and removing models is exact in any order.
+            room: models that codes or an exact sum may hold; by default 1 / rate, the largest bucket, or 64.
             lam: lambda, the factor of a retrieved delta; 1 is unbiased.
             weights: model -> factor of its delta in the sum, positive, 1 by default; :meth:`retrieve` divides
                 by it, so a heavier model comes back cleaner, at the cost of the others.
@@ -74,22 +91,27 @@ class Superposition:
             OSError: a file cannot be read or written.
         """
         from pydelta.superposition.compress import create
-        from pydelta.superposition.options import Options, weights_of
+        from pydelta.superposition.options import Dial, Options, weights_of
 
-        options = Options(transform, shuffle_layers, seed, dtype, lam, weights_of(models, weights))
+        dial = Dial(dtype, rate, bits, buckets, group, exact, room)
+        given = weights_of(models, weights)
+        options = Options(transform, shuffle_layers, seed, lam, *dial.turn(len(given)), given)
         path = create(base, models, out, options, input_dims=input_dims, force=force, show=progress)
         return cls.open(path)
 
     @classmethod
     def open(cls, path: Pathlike) -> Superposition:
-        """Opens a store.
+        """Opens a store, as it is now: what others add to it or remove later does not show.
 
         Raises:
             OSError: it cannot be read, or there is none.
-            ValueError: it is not sound, or of a newer version of the format.
+            ValueError: it or one of its files is not sound, or of a newer version of the format.
         """
         store = Path(path)
-        return cls(store, read_manifest(store))
+        if not store.is_dir():
+            raise FileNotFoundError(f"{store}: not a store: no such folder")
+        with locked(store, shared=True):
+            return cls(store, StoreFiles(store, read_manifest(store)))
 
     @property
     def models(self) -> list[str]:
@@ -153,42 +175,142 @@ class Superposition:
         """
         from pydelta.superposition.retrieve import Retrieval
 
-        retrieval = Retrieval(self.path, self.manifest, name, base, lam)
+        retrieval = Retrieval(self.path, self.files, name, base, lam)
         if out is None:
             return retrieval.to_memory(show=progress)
         return retrieval.to_files(out, force=force, show=progress)
 
-    def attach(
+    def add(
         self,
-        module: torch.nn.Module,
+        name: str,
+        path: Pathlike,
         *,
         base: Pathlike | None = None,
-        prefix: str | None = None,
-        resident: bool | None = None,
-    ) -> Bank:
-        """Maps the store onto a live module, whose weights then become any of the models.
+        weight: float = 1.0,
+        progress: bool = False,
+    ) -> Superposition:
+        """Adds a model to the store on disk; the others' codes and sums stay, or get its delta added.
+
+        A low-bit store adds it to its open bucket, whose codes are made anew from the sum in full, or begins
+        a bucket. A sum in full is rounded once more; an exact one is what it would be in any order.
 
         Args:
-            module: holds the tensors that differ between models, of the base's shapes and dtypes, on one
-                device. Their values do not matter.
+            name: of the model, which the store must not hold.
+            path: a checkpoint with the names, shapes and dtypes of the base.
             base: where the store's base is; by default where it was.
-            prefix: what stands before the store's names in the module ("model."); with a leading "-", what
-                stands before the module's names in the store ("-bert."). By default it is found.
-            resident: hold base and superposition in memory on the module's device; by default so on a GPU. On
-                the CPU they stay mapped from their files, which processes share.
+            weight: factor of its delta in the sum.
+            progress: draw a bar on stderr if that is a terminal.
 
         Returns:
-            A :class:`Bank`, with ``activate``, ``use``, ``serve`` and ``models``.
+            The store as it is then; this one stays what it was.
 
         Raises:
-            TypeError: ``module`` is no module.
-            ValueError: a module that does not hold the store's tensors, another base than the store's (its
-                bytes are compared by SHA-256), or a store that is not sound.
-            OSError: a file cannot be read.
+            TypeError: an argument of a wrong kind.
+            ValueError: the name is taken, the checkpoint does not fit, NaN or Inf, another base than the
+                store's, no room, or a store of version 1. The store is as it was.
+            OSError: a file cannot be read or written.
+        """
+        from pydelta.superposition.change import add
+
+        add(self.path, name, path, base=base, weight=weight, show=progress)
+        return self.open(self.path)
+
+    def remove(
+        self, name: str, path: Pathlike, *, base: Pathlike | None = None, progress: bool = False
+    ) -> Superposition:
+        """Takes a model out of the store on disk.
+
+        From an exact sum exactly; from a sum in fp32 or bf16 up to rounding. Codes can lose a model while
+        their bucket is open, or with all of a bucket whose only model it is.
+
+        Args:
+            name: of the model.
+            path: the checkpoint that was added; its fingerprint is compared.
+            base, progress: as in :meth:`add`.
+
+        Returns:
+            The store as it is then; this one stays what it was.
+
+        Raises:
+            ValueError: an unknown model, the only one, another checkpoint than was added, a sealed bucket,
+                another base, or a store of version 1. The store is as it was.
+            OSError: a file cannot be read or written.
+        """
+        from pydelta.superposition.change import remove
+
+        remove(self.path, name, path, base=base, show=progress)
+        return self.open(self.path)
+
+    def seal(self) -> Superposition:
+        """Drops the sum in full that lies beside the codes of the open bucket; the next model begins another.
+
+        Returns:
+            The store as it is then.
+
+        Raises:
+            ValueError: the store has no codes, or is of version 1.
+            OSError: it cannot be written to.
+        """
+        from pydelta.superposition.change import seal
+
+        seal(self.path)
+        return self.open(self.path)
+
+    @staticmethod
+    def verify(path: Pathlike, *, base: Pathlike | None = None, progress: bool = False) -> list[str]:
+        """Reads all of a store and compares it with its digests.
+
+        Args:
+            path: of the store.
+            base: compare this base with the store's as well.
+            progress: draw a bar on stderr if that is a terminal.
+
+        Returns:
+            What is wrong, one sentence each, with file and tensor; empty for a sound store. Stores of version
+            1 have no digests: theirs are only held against ``store.json`` and looked through for NaN and Inf.
+
+        Raises:
+            OSError: there is no store.
+            ValueError: ``store.json`` is not sound, or of a newer version.
+        """
+        from pydelta.superposition.verify import verify
+
+        return verify(Path(path), base, show=progress)
+
+    def export(
+        self,
+        out: Pathlike,
+        names: Sequence[str] | None = None,
+        *,
+        base: Pathlike | None = None,
+        progress: bool = False,
+    ) -> list[Path]:
+        """Writes models as Hugging Face folders below a new folder, all or none.
+
+        Args:
+            out: the folder to make.
+            names: of the models; default all.
+            base, progress: as in :meth:`retrieve`.
+
+        Returns:
+            The models' folders; their names are the models', with bytes outside ``A-Za-z0-9._-`` as ``%XX``.
+
+        Raises:
+            ValueError, OSError: as :meth:`retrieve`.
+        """
+        from pydelta.superposition.export import export
+
+        chosen = self.models if names is None else list(dict.fromkeys(names))
+        return export(self.path, self.files, out, chosen, base=base, show=progress)
+
+    def attach(self, module: torch.nn.Module, **options: Any) -> Bank:
+        """Maps the store onto a live module, whose weights then become any of the models.
+
+        Takes and raises what :class:`Bank` does; its ``activate``, ``use``, ``serve`` and ``models`` follow.
         """
         from pydelta.superposition.serving import Bank
 
-        return Bank(self, module, base, prefix, resident)
+        return Bank(self, module, **options)
 
     def bucket(self, model: str) -> int:
         """The number of the bucket that holds a model; models of one bucket share their superposed tensors.
@@ -197,7 +319,7 @@ class Superposition:
             ValueError: an unknown model.
         """
         self._known(model)
-        return 0
+        return self.manifest.bucket(model)
 
     def source(self, model: str, tensor: str) -> Source:
         """One superposed tensor of a model as it lies in the store, mapped into memory.
@@ -213,7 +335,6 @@ class Superposition:
 
         Raises:
             ValueError: an unknown model, or a tensor that is not superposed.
-            OSError: a file cannot be read.
         """
         from pydelta.superposition.source import source
 
@@ -221,17 +342,16 @@ class Superposition:
         rule = self.manifest.rules.get(tensor)
         if rule is None or rule.rule != SUPERPOSED:
             raise ValueError(f"{self.path}: tensor {tensor!r} is not superposed")
-        return source(self.path, self.manifest, model, tensor)
+        return source(self.files, model, tensor)
 
     def exact(self, model: str) -> dict[str, torch.Tensor]:
         """A model's own tensors, those whose rule is "exact", mapped into memory.
 
         Raises:
-            ValueError: an unknown model, or a file that is not sound.
-            OSError: a file cannot be read.
+            ValueError: an unknown model.
         """
         self._known(model)
-        file = exact_tensors(self.path, self.manifest, model)
+        file = self.files.exact[model]
         return {name: file.tensor(name) for name in file.names}
 
     def _known(self, model: str) -> None:
@@ -241,64 +361,34 @@ class Superposition:
     def interference(self) -> dict[str, float]:
         """Model -> expected relative squared error of its retrieved delta at lambda 1.
 
-        It is the sum over the other models of w_j^2 ||tau_j||^2, divided by w_k^2 ||tau_k||^2; infinite for a
-        model that has no delta while others have. The expected cosine is ``1 / sqrt(1 + error)``.
+        With P the sum of w_j^2 ||tau_j||^2 over the models of its bucket and D the distortion of the codes, 0
+        without, it is P / ((1 - D) w_k^2 ||tau_k||^2) - 1; infinite for a model that has no delta while
+        others have. The expected cosine is ``1 / sqrt(1 + error)``.
         """
-        power = {name: model.weight**2 * model.norm2 for name, model in self.manifest.models.items()}
-        total = math.fsum(power.values())
-        return {name: _ratio(max(total - power[name], 0.0), power[name]) for name in self.models}
+        return {name: relative_error(self.manifest, name) for name in self.models}
 
-    def describe(self) -> dict[str, Any]:
-        """What ``pydelta inspect`` prints, as plain JSON data.
+    def measure(
+        self, name: str, path: Pathlike, *, base: Pathlike | None = None, progress: bool = False
+    ) -> dict[str, float | None]:
+        """The true relative squared error of a model's retrieved delta at lambda 1.
+
+        Args:
+            name: of the model.
+            path: its tuned checkpoint.
+            base, progress: as in :meth:`retrieve`.
+
+        Returns:
+            Superposed tensor -> ||retrieved - tuned||^2 / ||tuned - base||^2, and that over all of them under
+            the name ``""``; None where that is infinite. Rounding to the base's dtype is part of it.
 
         Raises:
-            OSError, ValueError: as :meth:`open`, also for the files of tensors.
+            ValueError: as :meth:`retrieve`, or a checkpoint that does not fit the base.
+            OSError: a file cannot be read.
         """
-        manifest = self.manifest
-        superposed = superposed_tensors(self.path, manifest)
-        exact = {name: exact_tensors(self.path, manifest, name) for name in self.models}
-        tensors = []
-        for name, rule in manifest.rules.items():
-            stored = superposed[name].tensors[name].nbytes if name in superposed else 0
-            stored += sum(file.tensors[name].nbytes for file in exact.values() if name in file.tensors)
-            tensors.append(
-                {
-                    "name": name,
-                    "rule": rule.rule,
-                    "dtype": rule.dtype,
-                    "shape": list(rule.shape),
-                    "bytes": stored,
-                }
-            )
-        return {
-            "kind": "store",
-            "path": str(self.path),
-            "transform": manifest.transform,
-            "shuffle_layers": manifest.shuffle_layers,
-            "seed": manifest.seed,
-            "dtype": manifest.dtype,
-            "lam": manifest.lam,
-            "base": {"path": manifest.base_path, "fingerprint": manifest.base_fingerprint},
-            "bytes": sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file()),
-            "models": self._describe_models(),
-            "tensors": tensors,
-        }
+        from pydelta.superposition.measure import measure
 
-    def _describe_models(self) -> dict[str, dict[str, float | str | None]]:
-        found: dict[str, dict[str, float | str | None]] = {}
-        for name, error in self.interference().items():
-            model = self.manifest.models[name]
-            found[name] = {
-                "weight": model.weight,
-                "norm": math.sqrt(model.norm2),
-                "expected_error": error if math.isfinite(error) else None,
-                "expected_cosine": 1 / math.sqrt(1 + error),
-                "fingerprint": model.fingerprint,
-            }
-        return found
+        return measure(self.path, self.files, name, path, base=base, show=progress)
 
-
-def _ratio(noise: float, signal: float) -> float:
-    if signal > 0:
-        return noise / signal
-    return math.inf if noise > 0 else 0.0
+    def describe(self) -> dict[str, Any]:
+        """What ``pydelta inspect`` prints, as plain JSON data."""
+        return describe(self.path, self.files)

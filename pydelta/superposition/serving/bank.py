@@ -26,17 +26,30 @@ class Bank:
     Made by :meth:`pydelta.Superposition.attach`. A bank belongs to one module and one thread at a time;
     banks of other modules may work beside it, from the same store.
 
-    Attributes:
-        store, module: what belongs together.
+    Args:
+        module: holds the tensors that differ between models, of the base's shapes and dtypes, on one device.
+            Their values do not matter.
+        base: where the store's base is; by default where it was.
+        prefix: what stands before the store's names in the module ("model."); with a leading "-", what stands
+            before the module's names in the store ("-bert."). By default it is found.
+        resident: hold base and superposition in memory on the module's device; by default so on a GPU. On the
+            CPU they stay mapped from their files, which processes share.
+
+    Raises:
+        TypeError: ``module`` is no module.
+        ValueError: a module that does not hold the store's tensors, another base than the store's (its bytes
+            are compared by SHA-256), or a store that is not sound.
+        OSError: a file cannot be read.
     """
 
     def __init__(
         self,
         store: Superposition,
         module: torch.nn.Module,
-        base: Pathlike | None,
-        prefix: str | None,
-        resident: bool | None,
+        *,
+        base: Pathlike | None = None,
+        prefix: str | None = None,
+        resident: bool | None = None,
     ) -> None:
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"[attach] module must be a torch.nn.Module, got {type(module).__name__}")

@@ -10,7 +10,6 @@ from pydelta.checkpoint.digest import tensor_digest
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.quantized import Quantized
 from pydelta.superposition.files import open_base, stamps
-from pydelta.superposition.rules import slots
 from pydelta.superposition.source import Source
 
 if TYPE_CHECKING:
@@ -54,9 +53,7 @@ class Sources:
         """Where a superposed tensor of a model lies, its bucket and its layer's slot, and the tensor with
         the model's key and lambda. Models that share a place share the tensor."""
         if (model, name) not in self._found:
-            seed, shuffled = self.manifest.models[model].seed, self.manifest.shuffle_layers
-            slot = slots(self.manifest.rules, seed, model, shuffled)[name] if shuffled else name
-            place = self.store.bucket(model), slot
+            place = self.store.bucket(model), self.store.files.slots(model)[name]
             source = self.store.source(model, name)
             if place not in self._superposed:
                 s = source.superposed
