@@ -26,7 +26,7 @@ class Family:
         name: for titles and files.
         base: the base's weights.
         tuned: model -> weights.
-        tasks: model -> its task. The models of a seed stand together, one a task; the first are named as these.
+        tasks: model -> its task. The models of a seed stand together, one a task.
         score: (model, weights, split) -> accuracy in [0, 1]; split "test", or "choice" for choosing a lambda.
         calibrate: (model) -> statistics of its layers over some training inputs.
     """

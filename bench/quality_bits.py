@@ -1,11 +1,11 @@
-"""Accuracy against bits per parameter and model, on real fine-tunes: FAMILY-bits.json and .png in docs/quality.
+"""Accuracy against bits per parameter and model, on real fine-tunes: docs/quality/FAMILY-bits.json and .png.
 
     python bench/quality_bits.py --family digits --out docs/quality
     python bench/quality_bits.py --family FOLDER --tuned DIR [DIR ...] --out docs/quality
 
-FOLDER holds a ``finetune.py`` as ``families.Sentences`` wants it, the DIRs what that and ``tune_family.py`` wrote.
-Matrices are kept in few bits, all else exactly. Where a count asks for more models than are tuned, their deltas
-go in again, with other signs.
+FOLDER holds a ``finetune.py`` as ``families.Sentences`` wants it, the DIRs what that and ``tune_family.py``
+wrote. Matrices are kept in few bits, all else exactly. Where a count asks for more models than are tuned,
+their deltas go in again, under other seeds of the transform.
 """
 
 from __future__ import annotations

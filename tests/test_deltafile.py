@@ -269,6 +269,11 @@ ARGUMENTS = {
         ValueError,
         r"\[diff\] group must be positive and goes with bits, got 0",
     ),
+    "transform": (
+        {"bits": 1, "transform": "sign"},
+        ValueError,
+        r"\[diff\] transform must be one of hadamard, none, got 'sign'",
+    ),
     "group alone": (
         {"keep": 1, "group": 4},
         ValueError,

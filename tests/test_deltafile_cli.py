@@ -92,9 +92,17 @@ USAGE = {
         [*DIFF, "--keep", "1", "--mask", "magnitude", "--drop-large", "0"],
         "diff: --drop-large goes with --mask breadcrumbs",
     ),
-    "lossless seed": ([*DIFF, "--lossless", "--seed", "1"], "diff: --seed goes with a random mask"),
+    "lossless seed": (
+        [*DIFF, "--lossless", "--seed", "1"],
+        "diff: --seed goes with a random mask or rotation",
+    ),
     "bits": ([*DIFF, "--bits", "3"], "diff: argument --bits: invalid choice: 3 (choose from "),
     "bits mask": ([*DIFF, "--bits", "1", "--mask", "random"], "diff: --mask goes with --keep"),
+    "transform": ([*DIFF, "--keep", "1", "--transform", "none"], "diff: --transform goes with --bits"),
+    "plain seed": (
+        [*DIFF, "--bits", "1", "--transform", "none", "--seed", "1"],
+        "diff: --seed goes with a random mask or rotation",
+    ),
     "group": ([*DIFF, "--keep", "1", "--group", "8"], "diff: --group goes with --bits"),
     "group 0": ([*DIFF, "--bits", "1", "--group", "0"], "diff: argument --group: must be at least 1, got 0"),
     "seed": ([*DIFF, "--keep", "1", "--seed", "-1"], "diff: argument --seed: must lie in [0, 2**64), got -1"),

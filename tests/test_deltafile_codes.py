@@ -9,7 +9,7 @@ from checkpoints import equal, family, listing, state, tuned
 from test_deltafile import round_trip
 from test_deltafile_files import manifest, refused, rewrite
 
-from pydelta import key, load_checkpoint, quantize, retrieve, save_checkpoint
+from pydelta import key, load_checkpoint, quantize, retrieve, rotate, save_checkpoint
 from pydelta.cli import main
 from pydelta.deltafile import describe, diff, patch
 from pydelta.quantized import Quantized
@@ -18,29 +18,38 @@ from pydelta.reference import dequantize
 MATRICES = {"embed.weight": (30, 40), "layers.0.linear.weight": (24, 40), "conv.weight": (6, 45)}
 
 
-def restored(base, model, bits, group):
-    """base + the values of the codes, written out; scales pass through bfloat16."""
+def restored(base, model, bits, group, stream=None):
+    """base + the values of the codes, written out; scales pass through bfloat16, a stream rotates."""
     compute = torch.float64 if base.dtype is torch.float64 else torch.float32
-    q = quantize(model.to(compute) - base.to(compute), bits=bits, group=group, backend="reference")
+    delta = model.to(compute) - base.to(compute)
+    rotated = rotate(delta, stream, backend="reference") if stream else delta
+    rotated = 0.0 + rotated  # the sum of a superposition starts at +0
+    q = quantize(rotated, bits=bits, group=group, backend="reference")
     scales = q.scales.bfloat16().float()
     values = dequantize(Quantized(q.codes, scales, bits, group, q.shape, q.dtype), dtype=torch.float32)
-    return (base.to(compute) + values.to(compute)).to(base.dtype)
+    values = values.to(compute)
+    back = rotate(values, stream, inverse=True, backend="reference") if stream else values
+    return (base.to(compute) + back).to(base.dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize(("bits", "group"), [(1, "row"), (1, 5), (2, "row"), (4, 5), (8, "row")])
-def test_what_comes_back(tmp_path, dtype, bits, group):
+@pytest.mark.parametrize("transform", ["hadamard", "none"])
+def test_what_comes_back(tmp_path, dtype, bits, group, transform):
     """Matrices from their codes; a kernel's rows are all axes but the first; the rest bit for bit."""
     base = state(0, dtype=dtype, layers=1)
     model = tuned(base, 1)
-    found, stored = round_trip(tmp_path, base, model, bits=bits, group=group)
+    found, stored = round_trip(
+        tmp_path, base, model, bits=bits, group=group, transform=transform, seed=3, name="m"
+    )
     for name, x in model.items():
         if name not in MATRICES:
             assert torch.equal(found[name], x)
             assert stored[name]["rule"] in ("base", "whole", "coded")
             continue
         rows, length = MATRICES[name]
-        expected = restored(base[name].view(rows, length), x.view(rows, length), bits, group)
+        stream = key(3, "signs", "m", name) if transform == "hadamard" else None
+        expected = restored(base[name].view(rows, length), x.view(rows, length), bits, group, stream)
         assert torch.equal(found[name], expected.view(x.shape))
         size = length if group == "row" else group
         assert stored[name]["rule"] == "quantized"
@@ -67,14 +76,15 @@ def test_the_bytes_as_written_down(tmp_path):
     delta = torch.stack([2 * signs, torch.cat([3 * signs[:9], torch.tensor([6.0])])])
     save_checkpoint({"w": torch.zeros(2, 10)}, tmp_path / "base")
     save_checkpoint({"w": delta}, tmp_path / "tuned")
-    file = diff(tmp_path / "base", tmp_path / "tuned", tmp_path / "f.safetensors", bits=1)
+    file = diff(tmp_path / "base", tmp_path / "tuned", tmp_path / "f.safetensors", bits=1, transform="none")
     stored = load_checkpoint(file)
     assert stored["codes/w"].tolist() == [[0b01000110, 0b01], [0b01000110, 0b01]]
     # ||x||^2 / ||x||_1: 40 / 20, and 117 / 33 = 3.5454, which bfloat16 rounds to 3.546875.
     assert stored["scales/w"].dtype is torch.bfloat16
     assert stored["scales/w"].tolist() == [[2.0], [3.546875]]
     content = manifest(file)
-    assert (content["version"], content["bits"], content["group"]) == (2, 1, "row")
+    fields = ("version", "bits", "group", "transform")
+    assert tuple(content[field] for field in fields) == (2, 1, "row", "none")
     assert content["tensors"] == {"w": {"rule": "quantized"}}
     found = load_checkpoint(patch(tmp_path / "base", file, tmp_path / "out"))["w"]
     assert torch.equal(found, torch.stack([2 * signs, 3.546875 * torch.cat([signs[:9], torch.ones(1)])]))
@@ -86,7 +96,7 @@ def test_other_kinds_stay_at_version_1(tmp_path):
         file = diff(tmp_path / "base", tmp_path / "m0.safetensors", tmp_path / f"{i}.safetensors", **options)
         content = manifest(file)
         assert content["version"] == 1
-        assert not {"bits", "group"} & content.keys()
+        assert not {"bits", "group", "transform"} & content.keys()
 
 
 def test_what_takes_no_more_bytes_is_exact(tmp_path):
@@ -106,13 +116,27 @@ def test_what_takes_no_more_bytes_is_exact(tmp_path):
 def test_one_bit_is_a_sixteenth_and_unbiased(tmp_path):
     """<x, q> = ||x||^2 up to the rounding of scales; the relative error is pi / 2 - 1 on Gaussian data."""
     torch.manual_seed(0)
-    base = {"w": torch.zeros(64, 1024)}
-    model = {"w": torch.randn(64, 1024)}
+    base, model = {"w": torch.zeros(64, 1024)}, {"w": torch.randn(64, 1024)}
     found, stored = round_trip(tmp_path, base, model, bits=1)
     x, q = model["w"].double(), found["w"].double()
     assert abs((x * q).sum() / x.square().sum() - 1) < 2**-9
     assert abs((q - x).square().sum() / x.square().sum() / (torch.pi / 2 - 1) - 1) < 0.03
     assert stored["w"]["bytes"] == 64 * (128 + 2)
+
+
+def test_a_rotation_lets_errors_average_out(tmp_path):
+    """Inputs come in 32 copies, as an enlarged picture's pixels do, and so do the columns of the delta. Plain
+    codes err alike on all copies; rotated ones do not, and the output's error falls by about sqrt(32)."""
+    torch.manual_seed(0)
+    inputs = torch.randn(100, 32).repeat_interleave(32, 1)
+    base, model = {"w": torch.zeros(64, 1024)}, {"w": torch.randn(64, 32).repeat_interleave(32, 1)}
+    errors = {}
+    for transform in ("hadamard", "none"):
+        found, _ = round_trip(tmp_path, base, model, bits=1, transform=transform)
+        expected = inputs @ model["w"].T
+        errors[transform] = ((inputs @ found["w"].T - expected).norm() / expected.norm()).item()
+    assert errors["none"] > 0.6
+    assert errors["hadamard"] < 0.2
 
 
 def test_the_fused_pass_is_the_written_out_one():
@@ -250,11 +274,12 @@ def test_the_command(file, capsys, monkeypatch):
     again = ["diff", "base", "tuned.safetensors", "-o", "g.safetensors", "--bits", "2", "--name", "m"]
     assert main([*again, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["bits"], found["group"], found["mask"]) == (2, "row", None)
+    assert [found[name] for name in ("bits", "group", "transform", "mask")] == [2, "row", "hadamard", None]
     assert main([*again, "--force", "--group", "10"]) == 0
     assert capsys.readouterr().out.endswith(" bytes; tensors: 1 base, 1 quantized, 1 whole\n")
     assert main(["inspect", "g.safetensors"]) == 0
-    assert capsys.readouterr().out.splitlines()[1] == "model m, bits 2, group 10"
+    assert capsys.readouterr().out.splitlines()[1] == "model m, bits 2, group 10, transform hadamard, seed 42"
     assert main(["patch", "base", "f.safetensors", "-o", "out", "--quiet"]) == 0
     base, model, out = (load_checkpoint(name) for name in ("base", "tuned.safetensors", "out"))
-    assert torch.equal(out["w"], restored(base["w"], model["w"], 2, "row"))
+    stream = key(42, "signs", "tuned.safetensors", "w")
+    assert torch.equal(out["w"], restored(base["w"], model["w"], 2, "row", stream))

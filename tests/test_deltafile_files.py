@@ -24,7 +24,7 @@ OPTIONS = {
     "magnitude": {"keep": 0.3, "mask": "magnitude"},
     "breadcrumbs": {"keep": 0.125, "mask": "breadcrumbs", "drop_large": 0.0625},
     "one-bit": {"bits": 1},
-    "four-bits": {"bits": 4, "group": 3},
+    "four-bits": {"bits": 4, "group": 3, "transform": "none"},
 }
 MIB = 1 << 20
 
@@ -101,11 +101,15 @@ FIELDS = {
     "drop_large": (lambda c: c.update(drop_large="0"), "drop_large must lie in [0, 1], got '0'"),
     "factor": (lambda c: c.update(factor=float("nan")), "factor must be a finite number, got nan"),
     "huge factor": (lambda c: c.update(factor=10**400), "factor must be a finite number, got 1000"),
-    "bits": (lambda c: c.update(version=2, bits=3, group="row"), "bits must be one of 1, 2, 4, 8, got 3"),
+    "bits": (lambda c: c.update(version=2, bits=3), "bits must be one of 1, 2, 4, 8, got 3"),
     "no bits": (lambda c: c.update(version=2), "bits must be one of 1, 2, 4, 8, got None"),
     "group": (
         lambda c: c.update(version=2, bits=1, group=0),
         "group must be 'row' or a positive number, got 0",
+    ),
+    "transform": (
+        lambda c: c.update(version=2, bits=1, group="row", transform="sign"),
+        "transform must be one of hadamard, none, got 'sign'",
     ),
     "mask and bits": (
         lambda c: c.update(version=2, bits=1, group="row", mask="random"),

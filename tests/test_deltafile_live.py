@@ -16,6 +16,7 @@ OPTIONS = {
     "magnitude": {"keep": 0.2, "mask": "magnitude"},
     "breadcrumbs": {"keep": 0.2, "mask": "breadcrumbs"},
     "one bit": {"bits": 1},
+    "one bit, plain": {"bits": 1, "transform": "none"},
 }
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from pydelta.cli.compress import Commands, add_output_flags, seed
-from pydelta.deltafile.manifest import BITS, BREADCRUMBS, MASKS, RANDOM
+from pydelta.deltafile.manifest import BITS, BREADCRUMBS, MASKS, NONE, RANDOM, TRANSFORMS
 
 
 def add(commands: Commands) -> None:
@@ -38,19 +38,24 @@ def add(commands: Commands) -> None:
         metavar="X",
         help="the fraction of the largest that breadcrumbs drops; default: 0.01",
     )
-    parser.add_argument("--seed", type=seed, metavar="N", help="of random masks; default: 42")
+    parser.add_argument(
+        "--transform", choices=TRANSFORMS, help="of the delta before it is coded; default: hadamard"
+    )
+    parser.add_argument("--seed", type=seed, metavar="N", help="of random masks and rotations; default: 42")
     parser.add_argument("--name", metavar="NAME", help="the model's; default: the last part of TUNED")
     add_output_flags(parser)
     parser.set_defaults(run=run, fail=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
-    mask, masked = args.mask or RANDOM, args.keep is not None
+    mask, masked, coded = args.mask or RANDOM, args.keep is not None, args.bits is not None
+    random = (masked and mask == RANDOM) or (coded and args.transform != NONE)
     for flag, value, fits, rule in (
         ("--mask", args.mask, masked, "--keep"),
         ("--drop-large", args.drop_large, mask == BREADCRUMBS, "--mask breadcrumbs"),
-        ("--group", args.group, args.bits is not None, "--bits"),
-        ("--seed", args.seed, mask == RANDOM and masked, "a random mask"),
+        ("--group", args.group, coded, "--bits"),
+        ("--transform", args.transform, coded, "--bits"),
+        ("--seed", args.seed, random, "a random mask or rotation"),
     ):
         if value is not None and not fits:
             args.fail(f"{flag} goes with {rule}")
@@ -58,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     given = {
         name: getattr(args, name)
-        for name in ("bits", "drop_large", "group", "seed")
+        for name in ("bits", "drop_large", "group", "seed", "transform")
         if getattr(args, name) is not None
     }
     path = diff(

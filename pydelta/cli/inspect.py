@@ -96,7 +96,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         return [head, *_table(found["tensors"], ("name", "dtype", "shape", "bytes"))]
     if found["kind"] == "delta":
         masked = ("model", "mask", "keep", "drop_large", "factor", "seed")
-        given = ("model", "bits", "group") if "bits" in found else masked
+        given = ("model", "bits", "group", "transform", "seed") if "bits" in found else masked
         listed = ", ".join(f"{name} {found[name]}" for name in given)
         return [head, listed, "", *_table(found["tensors"], ("name", "rule", "dtype", "shape", "bytes"))]
     return [head, *_store_lines(found)]

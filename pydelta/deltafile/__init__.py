@@ -30,6 +30,7 @@ def diff(
     lossless: bool = False,
     bits: int | None = None,
     group: str | int = "row",
+    transform: str = "hadamard",
     seed: int = 42,
     name: str | None = None,
     rescale: bool | float = True,
@@ -58,8 +59,11 @@ def diff(
         bits: 1, 2, 4 or 8, of each element's code.
         group: the elements that share a scale: "row" (the last axis; in tensors of three and more axes whose
             last is shorter than 64 all but the first), or a number that divides it.
-        seed: of the random masks, in [0, 2**64).
-        name: the model's name in the keys of random masks; by default the last part of the path ``tuned``.
+        transform: of the delta before it is coded: "hadamard" (:func:`pydelta.rotate` with
+            ``key(seed, "signs", name, tensor)``) or "none". Rotation makes the error of codes noise, whatever
+            pattern the delta has; without it one bit can lose much.
+        seed: of the random masks and rotations, in [0, 2**64).
+        name: the model's name in their keys; by default the last part of the path ``tuned``.
         rescale: what a random mask multiplies kept deltas by: True 1 / keep, which leaves the expected delta
             as it was, False 1, a number itself (DAREx-q, arXiv 2410.09344: 1 / q).
         force: replace an existing file.
@@ -80,7 +84,7 @@ def diff(
 
     label = Path(tuned).name or Path(tuned).resolve().name
     label = label if name is None else name
-    options = Options(keep, mask, drop_large, lossless, seed, label, rescale, bits, group)
+    options = Options(keep, mask, drop_large, lossless, seed, label, rescale, bits, group, transform)
     return write(base, tuned, out, options, force=force, show=progress)
 
 

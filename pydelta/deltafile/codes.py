@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import torch
 
+from pydelta.deltafile.manifest import Coding
 from pydelta.deltafile.shapes import matrix
 from pydelta.ops import retrieve, superpose
 from pydelta.quantized import Quantized
-from pydelta.random import Key
 
 SCALES = torch.bfloat16
 """What scales are stored as. Rounding moves one by at most 0.2 %, far below what the codes leave out."""
 
-_KEY = Key(0)
-"""Of no transform."""
 
-
-def quantize_delta(tuned: torch.Tensor, base: torch.Tensor, bits: int, group: str | int) -> Quantized:
-    """Codes of tuned - base in fp32, as :func:`pydelta.quantize` gives them; scales are rounded for storage.
+def quantize_delta(tuned: torch.Tensor, base: torch.Tensor, coding: Coding) -> Quantized:
+    """Codes of tuned - base as :func:`pydelta.superpose` gives them; scales are rounded for storage.
 
     Args:
         tuned, base: contiguous floating tensors of two and more axes, one dtype and shape.
-        bits, group: see :func:`pydelta.quantize`.
 
     Raises:
         ValueError: the group does not divide a row.
     """
     rows = matrix(base.shape)
-    q = superpose(base.view(rows), [tuned.view(rows)], [_KEY], transform="none", bits=bits, group=group)
+    q = superpose(
+        base.view(rows),
+        [tuned.view(rows)],
+        [coding.key],
+        transform=coding.transform,
+        bits=coding.bits,
+        group=coding.group,
+    )
     q.scales.copy_(q.scales.to(SCALES))
     return q
 
 
 def read_codes(
-    codes: torch.Tensor, scales: torch.Tensor, shape: tuple[int, ...], bits: int, group: str | int
+    codes: torch.Tensor, scales: torch.Tensor, shape: tuple[int, ...], coding: Coding
 ) -> Quantized:
     """Codes and scales as they are stored, of a tensor of ``shape``.
 
@@ -43,10 +46,11 @@ def read_codes(
     wide = scales.to(torch.float32)
     if not (wide.isfinite() & (wide >= 0)).all():
         raise ValueError("its scales must be finite and not negative")
-    return Quantized(codes, wide, bits, group, matrix(shape), torch.float32)
+    return Quantized(codes, wide, coding.bits, coding.group, matrix(shape), torch.float32)
 
 
-def add_codes(base: torch.Tensor, q: Quantized) -> torch.Tensor:
+def add_codes(base: torch.Tensor, q: Quantized, coding: Coding) -> torch.Tensor:
     """base + the values of the codes, in the base's shape and dtype; one pass, one rounding."""
-    moved = retrieve(base.reshape(q.shape), q.to(base.device), _KEY, transform="none")
+    rows, q = base.reshape(q.shape), q.to(base.device)
+    moved = retrieve(rows, q, coding.key, transform=coding.transform)
     return moved.view(base.shape)

@@ -8,7 +8,7 @@ import torch
 
 from pydelta.deltafile import rice
 from pydelta.deltafile.codes import SCALES, add_codes, quantize_delta
-from pydelta.deltafile.manifest import BASE, CODED, QUANTIZED, RANDOM, WHOLE, Rule
+from pydelta.deltafile.manifest import BASE, CODED, QUANTIZED, RANDOM, WHOLE, Coding, Rule
 from pydelta.deltafile.selection import bits, changed, count, kept_deltas, random_mask, rescaled, take
 from pydelta.masks import Mask, RandomMask
 
@@ -49,17 +49,16 @@ def encode(tuned: torch.Tensor, base: torch.Tensor, mask: Mask | None) -> Entry:
     return Entry(Rule(RANDOM), (values,))
 
 
-def encode_quantized(tuned: torch.Tensor, base: torch.Tensor, bits: int, group: str | int) -> Entry:
+def encode_quantized(tuned: torch.Tensor, base: torch.Tensor, coding: Coding) -> Entry:
     """Low-bit codes of what changed, or all that changed where that takes no more bytes.
 
     Args:
         tuned, base: as in :func:`encode`, of two and more axes.
-        bits, group: see :func:`pydelta.quantize`.
 
     Raises:
         ValueError: the group does not divide a row, or a restored element is beyond the dtype.
     """
-    q = quantize_delta(tuned, base, bits, group)
+    q = quantize_delta(tuned, base, coding)
     entry = Entry(Rule(QUANTIZED), (q.codes, q.scales.to(SCALES)))
     # Codes of places are made only where they can win.
     few = count(changed(tuned, base)) * tuned.element_size() <= entry.nbytes
@@ -67,7 +66,7 @@ def encode_quantized(tuned: torch.Tensor, base: torch.Tensor, bits: int, group: 
         exact = encode(tuned, base, None)
         if exact.nbytes <= entry.nbytes:
             return exact
-    if not add_codes(base, q).isfinite().all():
+    if not add_codes(base, q, coding).isfinite().all():
         raise ValueError(f"base + the codes of tuned - base overflows {tuned.dtype}")
     return entry
 

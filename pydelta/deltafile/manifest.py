@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydelta import __version__
 from pydelta._levels import MAGNITUDES
 
 if TYPE_CHECKING:
     from pydelta.masks import BandMask, MagnitudeMask, RandomMask
+    from pydelta.random import Key
 
 FORMAT, VERSION = "pydelta-delta", 2
 RANDOM, MAGNITUDE, BREADCRUMBS = MASKS = ("random", "magnitude", "breadcrumbs")
@@ -24,9 +25,10 @@ STORED = {
 }
 """Rule -> the kinds of tensors stored under it: those of the model's tensor NAME are KIND/NAME."""
 BITS, ROW = tuple(MAGNITUDES), "row"
+HADAMARD, NONE = TRANSFORMS = ("hadamard", "none")
 
 SETTINGS = ("model", "seed", "mask", "keep", "drop_large", "factor")
-CODE_SETTINGS = ("bits", "group")
+CODE_SETTINGS = ("bits", "group", "transform")
 """These stand in files of version 2, which hold codes. Others are of version 1, for older readers too."""
 
 
@@ -54,15 +56,25 @@ class Rule:
     rice: int | None = None
 
 
+class Coding(NamedTuple):
+    """What ``superpose`` is told to make codes of a delta, and ``retrieve`` to add them to the base."""
+
+    bits: int
+    group: str | int
+    transform: str
+    key: Key
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """All that the header says beyond the stored tensors.
 
     Attributes:
-        model, seed: of the random masks' keys.
+        model, seed: of the keys of random masks and transforms.
         mask: one of ``MASKS``, None for a file that is lossless or holds codes.
         keep, drop_large, factor: of the mask, 1, 0 and 1 where it has none.
-        bits, group: of the codes, see :func:`pydelta.quantize`; ``bits`` is None where there are none.
+        bits, group, transform: of the codes, see :func:`pydelta.superpose`; ``bits`` is None where there are
+            none.
         fingerprint: of the base.
         base: name -> tensor of the base.
         rules: name -> rule of the model's tensor.
@@ -76,6 +88,7 @@ class Manifest:
     factor: float
     bits: int | None = None
     group: str | int = ROW
+    transform: str = HADAMARD
     fingerprint: str = ""
     base: dict[str, BaseTensor] = dataclasses.field(default_factory=dict)
     rules: dict[str, Rule] = dataclasses.field(default_factory=dict)
@@ -95,6 +108,14 @@ class Manifest:
         if self.mask == MAGNITUDE:
             return MagnitudeMask(self.keep)
         return BandMask(self.keep, self.drop_large) if self.mask else None
+
+    def coding_of(self, name: str) -> Coding | None:
+        """How one tensor is coded, where codes apply to it."""
+        from pydelta.random import key
+
+        if self.bits is None:
+            return None
+        return Coding(self.bits, self.group, self.transform, key(self.seed, "signs", self.model, name))
 
     def metadata(self) -> dict[str, str]:
         """For the header of the file."""

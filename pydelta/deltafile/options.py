@@ -5,7 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 from pydelta import _check
-from pydelta.deltafile.manifest import BITS, BREADCRUMBS, MASKS, RANDOM, ROW, Manifest, check_model_name
+from pydelta.deltafile.manifest import (
+    BITS,
+    BREADCRUMBS,
+    MASKS,
+    RANDOM,
+    ROW,
+    TRANSFORMS,
+    Manifest,
+    check_model_name,
+)
 from pydelta.masks import RandomMask
 from pydelta.random import Key
 
@@ -28,6 +37,7 @@ class Options:
     rescale: bool | float
     bits: int | None
     group: str | int
+    transform: str
 
     def __post_init__(self) -> None:
         _check.flag("diff", "lossless", self.lossless)
@@ -42,6 +52,7 @@ class Options:
         RandomMask(1.0, Key(self.seed), self.rescale)
 
     def _check_codes(self) -> None:
+        _check.choice("diff", "transform", self.transform, TRANSFORMS)
         if self.bits is not None and (isinstance(self.bits, bool) or self.bits not in BITS):
             raise ValueError(f"[diff] bits must be one of {', '.join(map(str, BITS))}, got {self.bits!r}")
         if self.group == ROW:
@@ -64,4 +75,5 @@ class Options:
             factor=RandomMask(keep, Key(self.seed), self.rescale).factor if mask == RANDOM else 1.0,
             bits=self.bits,
             group=self.group,
+            transform=self.transform,
         )

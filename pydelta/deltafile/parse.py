@@ -18,6 +18,7 @@ from pydelta.deltafile.manifest import (
     ROW,
     SETTINGS,
     STORED,
+    TRANSFORMS,
     VERSION,
     BaseTensor,
     Manifest,
@@ -89,6 +90,7 @@ _CODE_FIELDS: dict[str, Check] = {
         lambda value: value == ROW or (_natural(value) and value > 0),
         "be 'row' or a positive number",
     ),
+    "transform": (lambda value: value in TRANSFORMS, f"be one of {', '.join(TRANSFORMS)}"),
 }
 _BASE_TENSOR: dict[str, Check] = {
     "dtype": (lambda value: isinstance(value, str) and value in ITEMSIZE, "be a dtype of safetensors"),

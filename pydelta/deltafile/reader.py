@@ -13,6 +13,7 @@ from pydelta.checkpoint.staging import Pathlike
 from pydelta.deltafile.manifest import (
     BASE,
     CODED,
+    NONE,
     QUANTIZED,
     RANDOM,
     STORED,
@@ -65,12 +66,11 @@ class DeltaFile:
         """
         from pydelta.deltafile.codes import read_codes
 
-        assert self.manifest.bits is not None  # the header was checked
+        coding = self.manifest.coding_of(name)
+        assert coding is not None  # the header was checked
         codes, scales = (self._file.tensor(stored) for stored in self._stored(name))
         try:
-            return read_codes(
-                codes, scales, self.tensors[name].shape, self.manifest.bits, self.manifest.group
-            )
+            return read_codes(codes, scales, self.tensors[name].shape, coding)
         except ValueError as error:
             raise ValueError(f"{self.path}: tensor {name!r}: {error}") from None
 
@@ -123,7 +123,9 @@ class DeltaFile:
 
         from pydelta.deltafile.selection import bits
 
-        if self.manifest.rules[a] != self.manifest.rules[b] or self.manifest.rules[a].rule == RANDOM:
+        rule = self.manifest.rules[a]
+        named = rule.rule == RANDOM or (rule.rule == QUANTIZED and self.manifest.transform != NONE)
+        if rule != self.manifest.rules[b] or named:  # what depends on names is never alike
             return False
         pairs = zip(self._stored(a), self._stored(b), strict=True)
         return all(torch.equal(*(bits(self._file.tensor(x)) for x in pair)) for pair in pairs)

@@ -45,7 +45,7 @@ def new_values(delta: DeltaFile, name: str, x: torch.Tensor, mask: torch.Tensor)
     """(count,): what becomes of the elements of the base's ``x`` where ``mask`` is true."""
     rule = delta.manifest.rules[name].rule
     if rule == QUANTIZED:
-        return add_codes(x, delta.codes(name)).view(-1)
+        return _coded(delta, name, x).view(-1)
     values = delta.values(name).view(-1).to(x.device)
     if rule != RANDOM:
         return values
@@ -57,12 +57,18 @@ def _restore(delta: DeltaFile, base: Checkpoint, name: str) -> torch.Tensor:
     if rule == WHOLE:
         return delta.values(name)
     if rule == QUANTIZED:
-        return add_codes(base.tensor(name), delta.codes(name))
+        return _coded(delta, name, base.tensor(name))
     x = base.tensor(name)  # private: what is written here is not written to the file
     if rule != BASE:
         mask = delta.mask(name, x.device)
         put(x, mask, new_values(delta, name, x, mask))
     return x
+
+
+def _coded(delta: DeltaFile, name: str, x: torch.Tensor) -> torch.Tensor:
+    coding = delta.manifest.coding_of(name)
+    assert coding is not None  # the header was checked
+    return add_codes(x, delta.codes(name), coding)
 
 
 def _check_base(delta: DeltaFile, base: Checkpoint) -> None:

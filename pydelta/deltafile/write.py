@@ -76,8 +76,8 @@ def _encode(base: Checkpoint, model: Checkpoint, info: TensorInfo, manifest: Man
         check_finite(base, info.name)
     lossy = info.dtype in FLOATS and len(info.shape) > 1 and info.nbytes > 0
     try:
-        if lossy and manifest.bits:
-            return encode_quantized(tuned, origin, manifest.bits, manifest.group)
+        if lossy and (coding := manifest.coding_of(info.name)):
+            return encode_quantized(tuned, origin, coding)
         return encode(tuned, origin, manifest.mask_of(info.name) if lossy else None)
     except ValueError as error:
         raise ValueError(f"{model.home(info.name).path}: tensor {info.name!r}: {error}") from None
