@@ -21,6 +21,7 @@ from pydelta import (
 RATES = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125)
 """Bits per parameter and model."""
 
+OURS = {"hadamard": "pydelta, rotated", "sign": "pydelta, signs"}
 SCALE_BITS = 16
 
 
@@ -101,17 +102,19 @@ def _keep_at(rate: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Together:
-    """Buckets of models that share one superposition with random signs.
+    """Buckets of models that share one superposition.
 
     Attributes:
         method: its name in tables and pictures.
         models: in a bucket.
         code: bits of the superposition's codes; None keeps it in bf16.
+        transform: of the deltas.
     """
 
     method: str
     models: int
     code: int | None
+    transform: str
 
     def bits(self, shape: torch.Size) -> float:
         """Per model of a full bucket."""
@@ -123,23 +126,23 @@ class Together:
         self, base: torch.Tensor, tuned: Sequence[torch.Tensor], keys: Sequence[Key]
     ) -> torch.Tensor | Quantized:
         if self.code is None:
-            return superpose(base, tuned, keys, out_dtype=torch.bfloat16)
-        q = superpose(base, tuned, keys, bits=self.code)
+            return superpose(base, tuned, keys, transform=self.transform, out_dtype=torch.bfloat16)
+        q = superpose(base, tuned, keys, transform=self.transform, bits=self.code)
         q.scales.copy_(q.scales.bfloat16())
         return q
 
     def restore(self, base: torch.Tensor, summed: torch.Tensor | Quantized, key: Key) -> torch.Tensor:
-        return retrieve(base, summed, key)
+        return retrieve(base, summed, key, transform=self.transform)
 
 
 def randes(models: int) -> Together:
     """RanDeS (arXiv 2505.11204): all models in one superposition."""
-    return Together("RanDeS bf16", models, None)
+    return Together("RanDeS bf16", models, None, "sign")
 
 
-def ours(rate: float) -> Together:
+def ours(rate: float, transform: str) -> Together:
     """A rate of 1 and more: a bucket a model. Below: one bit, and 1 / rate models a bucket."""
-    return Together("pydelta", max(1, round(1 / rate)), max(1, round(rate)))
+    return Together(OURS[transform], max(1, round(1 / rate)), max(1, round(rate)), transform)
 
 
 def scale_bits(shape: torch.Size) -> int:

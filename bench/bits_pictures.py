@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; markers differ as well.
 STYLE: dict[str, dict[str, Any]] = {
-    "pydelta": {"color": "#0072B2", "marker": "o", "markersize": 9, "linewidth": 3, "zorder": 5},
+    "pydelta, rotated": {"color": "#0072B2", "marker": "o", "markersize": 9, "linewidth": 3, "zorder": 5},
+    "pydelta, signs": {"color": "#56B4E9", "marker": "h", "linestyle": "--"},
     "RanDeS bf16": {"color": "#009E73", "marker": "D"},
     "DARE": {"color": "#D55E00", "marker": "^"},
     "magnitude pruning": {"color": "#E69F00", "marker": "v"},
@@ -19,7 +21,10 @@ STYLE: dict[str, dict[str, Any]] = {
     "BitDelta's scale": {"color": "#000000", "marker": "X", "markersize": 10, "linestyle": "none"},
     "individual bf16": {"color": "#777777", "marker": "P", "markersize": 10, "linestyle": "none"},
 }
+OURS = "pydelta, rotated"
 SHADES = {1.0: "#08306B", 0.5: "#2171B5", 0.25: "#6BAED6", 0.125: "#9ECAE1"}
+PERCENT = (0, 20, 40, 60, 80, 90, 95, 98, 99, 100)
+TOP = 102
 TICKS = (0.125, 0.25, 0.5, 1, 2, 4, 8, 16)
 
 
@@ -29,15 +34,18 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     Args:
         result: what ``quality_bits.py`` writes as JSON.
     """
-    figure = Figure(figsize=(14, 6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(14, 6.6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.25, 1))
-    most = max(result["counts"])
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.35, 1))
+    most, bottom = max(result["counts"]), _bottom(result)
     _by_bits(left, result, most)
     _by_number(right, result)
     for axes in (left, right):
         axes.axhline(100, color="#333333", linewidth=1, zorder=1)
-        axes.set_ylim(_bottom(result), 101)
+        axes.axhline(100 * result["no_bits"], color="#999999", linestyle=":", linewidth=2)
+        axes.set_yscale("function", functions=(_stretch, _shrink))
+        axes.set_yticks([tick for tick in PERCENT if tick > bottom])
+        axes.set_ylim(bottom, 100.6)
         axes.minorticks_off()
         axes.tick_params(labelsize=12)
         axes.grid(axis="y", color="#dddddd")
@@ -58,9 +66,18 @@ def _title(result: Mapping[str, Any], most: int) -> str:
 
 
 def _bottom(result: Mapping[str, Any]) -> float:
-    """Below what matters, above what is lost."""
-    lowest = min(100 * point["kept"] for point in result["points"] if point["method"] == "pydelta")
-    return min(90.0, lowest - 8)
+    """Below everything, the base too."""
+    lowest = min(result["no_bits"], *(point["kept"] for point in result["points"]))
+    return 100 * lowest - 5
+
+
+def _stretch(percent: Any) -> Any:
+    """Half a per cent near 100 takes the room that several take below."""
+    return -np.sqrt(np.maximum(TOP - percent, 0))
+
+
+def _shrink(place: Any) -> Any:
+    return TOP - place**2
 
 
 def _by_bits(axes: Any, result: Mapping[str, Any], most: int) -> None:
@@ -69,7 +86,7 @@ def _by_bits(axes: Any, result: Mapping[str, Any], most: int) -> None:
         if method != "RanDeS bf16":
             points = [point for point in points if point["models"] in (None, most)]
         points.sort(key=lambda point: point["bits"])
-        label = f"{method}, 1 to {most} models" if method == "RanDeS bf16" else method
+        label = f"RanDeS bf16, 1-{most} models" if method == "RanDeS bf16" else method
         axes.plot(
             [point["bits"] for point in points],
             [100 * point["kept"] for point in points],
@@ -80,7 +97,8 @@ def _by_bits(axes: Any, result: Mapping[str, Any], most: int) -> None:
     axes.set_xticks(TICKS, ["1/8", "1/4", "1/2", *(f"{tick:g}" for tick in TICKS[3:])])
     axes.set_xlim(0.11, 19)
     axes.set_xlabel("bits per parameter and model", fontsize=13)
-    axes.legend(fontsize=12, frameon=False, loc="lower right")
+    axes.text(0.115, 100 * result["no_bits"], "base", fontsize=12, color="#777777", va="bottom")
+    _legend(axes, columns=3)
 
 
 def _by_number(axes: Any, result: Mapping[str, Any]) -> None:
@@ -89,21 +107,27 @@ def _by_number(axes: Any, result: Mapping[str, Any]) -> None:
     axes.plot(
         shared.keys(),
         shared.values(),
-        label="RanDeS bf16: 16 bits in all",
+        label="RanDeS bf16: 16 bits for all",
         linewidth=2,
         **STYLE["RanDeS bf16"],
     )
     for rate, shade in SHADES.items():
-        found = _points(result, "pydelta", max(1, round(1 / rate)), code=1)
+        found = _points(result, OURS, max(1, round(1 / rate)), code=1)
         # A bucket of one does not know how many others there are.
         kept = [(n, found.get(n, found.get(None))) for n in counts]
         line = [(n, 100 * point["kept"]) for n, point in kept if point is not None]
-        label = f"pydelta: {rate:g} bit{'s' * (rate != 1)} a model"
+        label = f"pydelta, {rate:g} bit{'s' * (rate != 1)} a model"
         axes.plot(*zip(*line, strict=True), color=shade, marker="o", linewidth=2.5, label=label)
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.set_xlabel("models", fontsize=13)
-    axes.legend(fontsize=12, frameon=False, loc="lower left")
+    _legend(axes, columns=2)
+
+
+def _legend(axes: Any, columns: int) -> None:
+    """Below the panel, where it hides nothing."""
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
+    axes.legend(fontsize=11.5, frameon=False, ncols=columns, columnspacing=1.2, handletextpad=0.5, **place)
 
 
 def _points(

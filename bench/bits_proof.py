@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -75,8 +76,8 @@ class Proof:
     def together(self, counts: list[int]) -> Iterator[dict[str, Any]]:
         for count in counts:
             yield self.buckets(bits_methods.randes(count), count)
-        for rate in RATES:
-            method = bits_methods.ours(rate)
+        for transform, rate in itertools.product(bits_methods.OURS, RATES):
+            method = bits_methods.ours(rate, transform)
             if method.models == 1:
                 yield self.buckets(method, max(counts)) | {"models": None}
                 continue

@@ -75,7 +75,7 @@ def gaussian(seed: int) -> list[dict[str, float]]:
     torch.manual_seed(seed)
     base, found = torch.zeros(512, 1024), []
     for rate in RATES:
-        method = bits_methods.ours(rate)
+        method = bits_methods.ours(rate, "hadamard")
         tuned = [torch.randn(base.shape) for _ in range(method.models)]
         keys = [key(seed, "signs", str(i)) for i in range(method.models)]
         summed = method.superpose(base, tuned, keys)
