@@ -22,7 +22,7 @@ from pydelta.deltafile.manifest import (
     stored_name,
 )
 from pydelta.deltafile.parse import read_manifest
-from pydelta.deltafile.shapes import code_shape, scale_shape
+from pydelta.deltafile.shapes import stored_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -190,7 +190,7 @@ class DeltaFile:
         matrix = base.dtype in FLOATS and len(base.shape) > 1 and math.prod(base.shape) > 0
         require(matrix, f"no codes apply to {base.dtype} of shape {list(base.shape)}")
         try:
-            shapes = code_shape(base.shape, bits), scale_shape(base.shape, self.manifest.group)
+            shapes = stored_shapes(base.shape, bits, self.manifest.group)
         except ValueError as error:
             raise ValueError(f"{self.path}: tensor {name!r}: {error}") from None
         for stored, dtype, shape in zip(self._stored(name), ("U8", "BF16"), shapes, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from pydelta._levels import code_shapes
 from pydelta.deltafile.manifest import ROW
 
 _SHORT = 64
@@ -21,14 +22,8 @@ def matrix(shape: Sequence[int]) -> tuple[int, int]:
     return math.prod(shape) // max(length, 1), length
 
 
-def code_shape(shape: Sequence[int], bits: int) -> tuple[int, int]:
-    """Of the stored codes: rows, and bytes of a row."""
-    rows, length = matrix(shape)
-    return rows, (length * bits + 7) // 8
-
-
-def scale_shape(shape: Sequence[int], group: str | int) -> tuple[int, int]:
-    """Of the stored scales: rows, and groups of a row.
+def stored_shapes(shape: Sequence[int], bits: int, group: str | int) -> list[tuple[int, ...]]:
+    """Of the stored codes and scales.
 
     Raises:
         ValueError: the group does not divide a row.
@@ -37,4 +32,4 @@ def scale_shape(shape: Sequence[int], group: str | int) -> tuple[int, int]:
     size = length if group == ROW else int(group)
     if length % size:
         raise ValueError(f"groups of {size} do not divide rows of {length}")
-    return rows, length // size
+    return list(code_shapes((rows, length), bits, size))
