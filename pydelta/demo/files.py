@@ -32,11 +32,10 @@ def bytes_of(*paths: Path) -> int:
     return sum(file.stat().st_size for path in paths for file in path.rglob("*") if file.is_file())
 
 
-def compress(models: Path, views: list[str], store: Path, transform: str, seed: int, threads: int) -> None:
-    """``pydelta compress`` of the folders ``models/<view>`` against ``models/base``."""
-    given = [f"--model={view}={models / view}" for view in views]
-    options = [f"--transform={transform}", f"--seed={seed}", "--dtype=fp32", "--quiet"]
-    arguments = ["compress", f"--base={models / 'base'}", *given, "-o", str(store), *options]
+def compress(models: Path, names: list[str], store: Path, flags: list[str], threads: int) -> None:
+    """``pydelta compress`` of the folders ``models/<name>`` against ``models/base``."""
+    given = [f"--model={name}={models / name}" for name in names]
+    arguments = ["compress", f"--base={models / 'base'}", *given, "-o", str(store), *flags, "--quiet"]
     _python("pydelta", arguments, salt="1", threads=threads)
 
 

@@ -18,6 +18,8 @@ import torch
 
 import pydelta
 from pydelta import ops
+from pydelta.superposition.rules import SUPERPOSED
+from pydelta.superposition.source import Source
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,21 +45,22 @@ def main(argv: list[str] | None = None) -> int:
 
 def _in_memory(store: pydelta.Superposition, base_path: Path) -> list[float]:
     """Milliseconds by model, the best of three, with everything loaded and the output's memory at hand."""
-    about = store.describe()
+    transform = store.describe()["transform"]
     base = pydelta.load_checkpoint(base_path)
-    superposed: dict[str, torch.Tensor] = {}
-    for file in sorted(store.path.glob("superposed-*.safetensors")):
-        superposed |= pydelta.load_checkpoint(file)
-    out = {name: torch.zeros_like(base[name]) for name in superposed}
+    names = [name for name, rule in store.manifest.rules.items() if rule.rule == SUPERPOSED]
+    out = {name: torch.zeros_like(base[name]) for name in names}
 
-    def milliseconds(model: str) -> float:
+    def milliseconds(sources: dict[str, Source]) -> float:
         start = time.perf_counter()
-        for name, summed in superposed.items():
-            key = pydelta.key(about["seed"], "signs", model, name)
-            ops.retrieve(base[name], summed, key, transform=about["transform"], out=out[name])
+        for name, (superposed, key, lam) in sources.items():
+            ops.retrieve(base[name], superposed, key, lam=lam, transform=transform, out=out[name])
         return 1e3 * (time.perf_counter() - start)
 
-    return [min(milliseconds(model) for _ in range(3)) for model in store.models]
+    def best(model: str) -> float:
+        sources = {name: store.source(model, name) for name in names}
+        return min(milliseconds(sources) for _ in range(3))
+
+    return [best(model) for model in store.models]
 
 
 if __name__ == "__main__":

@@ -59,6 +59,11 @@ def train_all(
         return base, _tune_all(network, digits, recipe, base, say)
 
 
+def twin(view: str) -> str:
+    """The name of a view's second fine-tune."""
+    return f"{view}-2"
+
+
 def tune_again(
     digits: Digits, recipe: Recipe, base: Weights, seed: int, say: Callable[[str], None]
 ) -> dict[str, Weights]:
