@@ -61,7 +61,9 @@ def _by_method(axes: Any, result: dict[str, Any]) -> None:
     axes.set_xticks(range(len(names)), names)
     axes.set_xlabel("and the bytes that must be kept", fontsize=13)
     axes.set_title(
-        f"{views} fine-tunes, by what is kept of them (dots: the single tasks)", fontsize=14, pad=12
+        f"{views} fine-tunes (last: 16), by what is kept of them (dots: the single tasks)",
+        fontsize=14,
+        pad=12,
     )
 
 
