@@ -44,8 +44,8 @@ def _notes(result: dict[str, Any]) -> list[str]:
     merged = f"one merged model (lambda {result['task_arithmetic_lambda']}, by a validation split)"
     return [
         f"kept: {len(result['views'])} models | the base | {merged} | base and store, in the last four",
-        "one bit: one superposition in one-bit codes; 16 models: two fine-tunes a task, in eight such",
-        f"superpositions of two models each; means of a task's two (individually tuned: {sixteen:.1f} on average)",
+        "one bit: one superposition in one-bit codes; 16 models: two fine-tunes a task, in eight such of",
+        f"two models each; means of a task's two (individually tuned: {sixteen:.1f} on average)",
         "Every model came out of its store in a new process, with the bits that are computed in memory.",
     ]
 
