@@ -86,18 +86,18 @@ def _by_bits(axes: Any, result: Mapping[str, Any], most: int) -> None:
         if method != "RanDeS bf16":
             points = [point for point in points if point["models"] in (None, most)]
         points.sort(key=lambda point: point["bits"])
-        label = f"RanDeS bf16, 1-{most} models" if method == "RanDeS bf16" else method
         axes.plot(
             [point["bits"] for point in points],
             [100 * point["kept"] for point in points],
             **{"linewidth": 2, **style},
-            label=label,
+            label=method,
         )
     axes.set_xscale("log", base=2)
     axes.set_xticks(TICKS, ["1/8", "1/4", "1/2", *(f"{tick:g}" for tick in TICKS[3:])])
     axes.set_xlim(0.11, 19)
     axes.set_xlabel("bits per parameter and model", fontsize=13)
-    axes.text(0.115, 100 * result["no_bits"], "base", fontsize=12, color="#777777", va="bottom")
+    axes.text(18, 100 * result["no_bits"], "base", fontsize=12, color="#777777", va="bottom", ha="right")
+    axes.set_title(f"{most} models (RanDeS: 1 to {most})", fontsize=13)
     _legend(axes, columns=3)
 
 
@@ -121,6 +121,7 @@ def _by_number(axes: Any, result: Mapping[str, Any]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.set_xlabel("models", fontsize=13)
+    axes.set_title("as models are added", fontsize=13)
     _legend(axes, columns=2)
 
 
