@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ STYLE: dict[str, dict[str, Any]] = {
 OURS = "pydelta, rotated"
 SHADES = {1.0: "#08306B", 0.5: "#2171B5", 0.25: "#6BAED6", 0.125: "#9ECAE1"}
 PERCENT = (0, 20, 40, 60, 80, 90, 95, 98, 99, 100)
-TOP = 102
 TICKS = (0.125, 0.25, 0.5, 1, 2, 4, 8, 16)
 
 
@@ -37,15 +36,15 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(14, 6.6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.35, 1))
-    most, bottom = max(result["counts"]), _bottom(result)
+    most, (bottom, top) = max(result["counts"]), _limits(result)
     _by_bits(left, result, most)
     _by_number(right, result)
     for axes in (left, right):
         axes.axhline(100, color="#333333", linewidth=1, zorder=1)
         axes.axhline(100 * result["no_bits"], color="#999999", linestyle=":", linewidth=2)
-        axes.set_yscale("function", functions=(_stretch, _shrink))
+        axes.set_yscale("function", functions=_stretched(top + 1.4))
         axes.set_yticks([tick for tick in PERCENT if tick > bottom])
-        axes.set_ylim(bottom, 100.6)
+        axes.set_ylim(bottom, top)
         axes.minorticks_off()
         axes.tick_params(labelsize=12)
         axes.grid(axis="y", color="#dddddd")
@@ -61,23 +60,19 @@ def _title(result: Mapping[str, Any], most: int) -> str:
         return f"{most} fine-tunes of one base ({result['family']}, {tasks} tasks), kept in few bits"
     return (
         f"{most} models out of {tuned} fine-tunes of one base ({result['family']}, {tasks} tasks): "
-        "deltas repeat, under other random signs"
+        "deltas repeat, under further seeds of the transform"
     )
 
 
-def _bottom(result: Mapping[str, Any]) -> float:
-    """Below everything, the base too."""
-    lowest = min(result["no_bits"], *(point["kept"] for point in result["points"]))
-    return 100 * lowest - 5
+def _limits(result: Mapping[str, Any]) -> tuple[float, float]:
+    """Below everything, the base too, and above it."""
+    kept = [100 * result["no_bits"], *(100 * point["kept"] for point in result["points"])]
+    return min(kept) - 5, max(100.6, *(percent + 0.3 for percent in kept))
 
 
-def _stretch(percent: Any) -> Any:
-    """Half a per cent near 100 takes the room that several take below."""
-    return -np.sqrt(np.maximum(TOP - percent, 0))
-
-
-def _shrink(place: Any) -> Any:
-    return TOP - place**2
+def _stretched(end: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """A scale and its inverse: half a per cent near the top takes the room that several take below."""
+    return lambda percent: -np.sqrt(np.maximum(end - percent, 0)), lambda place: end - place**2
 
 
 def _by_bits(axes: Any, result: Mapping[str, Any], most: int) -> None:
