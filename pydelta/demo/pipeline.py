@@ -76,10 +76,11 @@ def run(folder: Path, recipe: Recipe, *, seed: int, threads: int = 1, say: Say) 
         "base": kept(dict.fromkeys(tuned, base), "models/base"),
         "task_arithmetic": kept(dict.fromkeys(tuned, merged), "merged"),
     }
-    for method in STORES:
-        models = both if method == "sixteen" else tuned
-        retrieved, times = _stored(folder, method, Comparison(digits, base, models, seed), threads, say)
-        methods[method] = kept(retrieved, "models/base", f"store-{method}") | times
+    stores = {name: Comparison(digits, base, both if name == "sixteen" else tuned, seed) for name in STORES}
+    times = _through_files(folder, stores, threads, say)
+    for method, stored in stores.items():
+        retrieved = _retrieved(folder, method, stored)
+        methods[method] = kept(retrieved, "models/base", f"store-{method}") | times[method]
     say("accuracy against the number of models in the store")
     result = {
         "seed": seed,
@@ -96,22 +97,28 @@ def run(folder: Path, recipe: Recipe, *, seed: int, threads: int = 1, say: Say) 
     return result
 
 
-def _stored(
-    folder: Path, method: str, comparison: Comparison, threads: int, say: Say
-) -> tuple[dict[str, Weights], dict[str, float]]:
-    """The models after compression by one process and retrieval by another, and how long retrieval took."""
-    made, names = STORES[method], list(comparison.tuned)
-    models, store, back = folder / "models", folder / f"store-{method}", folder / f"retrieved-{method}"
-    flags = [f"--transform={made.transform}", f"--seed={comparison.seed}", *made.flags]
-    say(f"pydelta compress {' '.join(flags)}, {len(names)} models")
-    files.compress(models, names, store, flags, threads)
-    say("a new process retrieves them all from the file")
-    times = files.retrieve(models, store, back, threads)
-    retrieved = {name: pydelta.load_checkpoint(back / name) for name in names}
+def _through_files(
+    folder: Path, stores: dict[str, Comparison], threads: int, say: Say
+) -> dict[str, dict[str, float]]:
+    """Compression, each store by a process of its own, and retrieval by another; how long that took."""
+    for method, comparison in stores.items():
+        names, made = list(comparison.tuned), STORES[method]
+        flags = [f"--transform={made.transform}", f"--seed={comparison.seed}", *made.flags]
+        say(f"pydelta compress {' '.join(flags)}, {len(names)} models")
+        files.compress(folder / "models", names, folder / f"store-{method}", flags, threads)
+    say("a new process retrieves them all from the files")
+    return files.retrieve(folder, list(stores), threads)
+
+
+def _retrieved(folder: Path, method: str, comparison: Comparison) -> dict[str, Weights]:
+    """The models that came out of a store: the bits of what is computed in memory, bucket by bucket."""
+    made, store = STORES[method], folder / f"store-{method}"
+    back = folder / f"retrieved-{method}"
+    retrieved = {name: pydelta.load_checkpoint(back / name) for name in comparison.tuned}
     for bucket in pydelta.Superposition.open(store).describe()["buckets"]:
         if not _equal(comparison.superposed(bucket["models"], made.transform, made.bits), retrieved):
             raise RuntimeError(f"{store.name} gave other bits than superpose and retrieve in memory")
-    return retrieved, times
+    return retrieved
 
 
 def _equal(a: dict[str, Weights], b: dict[str, Weights]) -> bool:

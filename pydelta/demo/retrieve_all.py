@@ -1,7 +1,8 @@
-"""``python -m pydelta.demo.retrieve_all STORE OUT --base B``: every model of a store into OUT/<model>.
+"""``python -m pydelta.demo.retrieve_all FOLDER NAME...``: every model of every FOLDER/store-NAME, into
+FOLDER/retrieved-NAME/<model>.
 
 It does what ``pydelta retrieve`` does for each, without importing torch for each, and writes to stdout
-as JSON what the medians over the models are: milliseconds for :func:`pydelta.retrieve` on all tensors
+as JSON what a store's medians over its models are: milliseconds for :func:`pydelta.retrieve` on all tensors
 in memory, and milliseconds to a finished checkpoint (the base checked against the store's, files synced).
 """
 
@@ -24,23 +25,26 @@ from pydelta.superposition.source import Source
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pydelta.demo.retrieve_all")
-    parser.add_argument("store", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="+")
     arguments = parser.parse_args(argv)
-    store = pydelta.Superposition.open(arguments.store)
-    arguments.out.mkdir()
+    print(json.dumps({name: _retrieve_all(arguments.folder, name) for name in arguments.names}))
+    return 0
+
+
+def _retrieve_all(folder: Path, name: str) -> dict[str, float]:
+    store, base = pydelta.Superposition.open(folder / f"store-{name}"), folder / "models" / "base"
+    out = folder / f"retrieved-{name}"
+    out.mkdir()
     to_checkpoint = []
     for model in store.models:
         start = time.perf_counter()
-        store.retrieve(model, arguments.out / model, base=arguments.base)
+        store.retrieve(model, out / model, base=base)
         to_checkpoint.append(1e3 * (time.perf_counter() - start))
-    times = {
-        "milliseconds": median(_in_memory(store, arguments.base)),
+    return {
+        "milliseconds": median(_in_memory(store, base)),
         "milliseconds_to_checkpoint": median(to_checkpoint),
     }
-    print(json.dumps(times))
-    return 0
 
 
 def _in_memory(store: pydelta.Superposition, base_path: Path) -> list[float]:
