@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +13,60 @@ import torch
 
 from pydelta import load_checkpoint
 from pydelta.calibration import Calibration, Calibrator
+from pydelta.checkpoint import Checkpoint
 
 Weights = dict[str, torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Fine-tunes of one base, one a task.
+    """Fine-tunes of one base, one or several a task.
 
     Attributes:
         name: for titles and files.
         base: the base's weights.
-        tuned: task -> weights.
-        score: (task, weights, split) -> accuracy in [0, 1]; split "test", or "choice" for choosing a lambda.
-        calibrate: (task) -> statistics of the tuned model's layers over some training inputs.
+        tuned: model -> weights.
+        tasks: model -> its task. The models of a seed stand together, one a task.
+        score: (model, weights, split) -> accuracy in [0, 1]; split "test", or "choice" for choosing a lambda.
+        calibrate: (model) -> statistics of its layers over some training inputs.
     """
 
     name: str
     base: Weights
     tuned: Mapping[str, Weights]
+    tasks: Mapping[str, str]
     score: Callable[[str, Weights, str], float]
     calibrate: Callable[[str], Calibration]
 
 
-def digits(seed: int = 42) -> Family:
-    """The demo's: eight views of scikit-learn's handwritten digits, trained here in half a minute."""
+def digits(seed: int = 42, seeds: int = 1) -> Family:
+    """The demo's: eight views of scikit-learn's handwritten digits, trained here in half a minute a seed."""
     from pydelta.demo.compare import Comparison
     from pydelta.demo.data import load
-    from pydelta.demo.train import Network, Recipe, train_all
+    from pydelta.demo.train import Network, Recipe, train_all, tune_again
 
-    data = load(seed)
-    base, tuned = train_all(data, Recipe(), seed, lambda text: None)
+    data, recipe = load(seed), Recipe()
+    base, tuned = train_all(data, recipe, seed, lambda text: None)
+    tasks = {view: view for view in tuned}
+    for number in range(2, seeds + 1):
+        again = tune_again(data, recipe, base, seed + number, lambda text: None)
+        tuned |= {f"{view}-{number}": weights for view, weights in again.items()}
+        tasks |= {f"{view}-{number}": view for view in again}
+        print(f"{len(tuned)} networks are tuned", flush=True)
     comparison = Comparison(data, base, tuned, seed)
     splits = {"test": data.test, "choice": data.validation}
 
-    def score(task: str, weights: Weights, split: str) -> float:
-        return comparison.accuracy(weights, task, splits[split]) / 100
+    def score(model: str, weights: Weights, split: str) -> float:
+        return comparison.accuracy(weights, tasks[model], splits[split]) / 100
 
-    def calibrate(task: str) -> Calibration:
+    def calibrate(model: str) -> Calibration:
         network = Network(len(base["0.bias"]))
-        network.load_state_dict(tuned[task])
+        network.load_state_dict(tuned[model])
         with torch.no_grad(), Calibrator(network, base=base) as calibrator:
-            network(data.train.view(task)[0][:256])
+            network(data.train.view(tasks[model])[0][:256])
         return calibrator.calibration
 
-    return Family("digits", base, tuned, score, calibrate)
+    return Family("digits", base, tuned, tasks, score, calibrate)
 
 
 def finetune_module(folder: Path) -> Any:
@@ -77,37 +86,64 @@ class Sentences:
     Args:
         folder: with ``finetune.py``, which has TASKS, Net(classes), load(task) -> (train, test) and
             accuracy(net, rows, tokenizer).
-        tuned: where that wrote TASK/model.safetensors and TASK/head.safetensors.
+        tuned: folders with TASK/model.safetensors and TASK/head.safetensors, as that writes them, or
+            TASK-SEED/..., as ``tune_family.py`` does.
+        limit: test sentences of a task; all by default.
     """
 
     CHOICE = 300
 
-    def __init__(self, folder: Path, tuned: Path) -> None:
+    def __init__(self, folder: Path, tuned: Sequence[Path], limit: int | None = None) -> None:
         self.module = finetune_module(folder)
         from transformers import AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(self.module.MODEL)
-        self.tasks = [task for task in self.module.TASKS if (tuned / task / "model.safetensors").is_file()]
-        self.heads = {task: load_checkpoint(tuned / task / "head.safetensors") for task in self.tasks}
-        self.tuned = {task: load_checkpoint(tuned / task / "model.safetensors") for task in self.tasks}
-        self.rows = {task: self.module.load(task) for task in self.tasks}
-        self.nets = {task: self.module.Net(len(self.heads[task]["bias"])) for task in self.tasks}
+        self.limit = limit
+        folders = self._found(tuned)
+        self.tasks = {folder.name: self._task(folder) for folder in folders}
+        self.heads = {folder.name: load_checkpoint(folder / "head.safetensors") for folder in folders}
+        self.tuned = {folder.name: _mapped(folder / "model.safetensors") for folder in folders}
+        tasks = set(self.tasks.values())
+        self.rows = {task: self.module.load(task) for task in tasks}
+        sizes = {self.tasks[name]: len(head["bias"]) for name, head in self.heads.items()}
+        self.nets = {task: self.module.Net(size) for task, size in sizes.items()}
 
-    def net(self, task: str, weights: Weights) -> torch.nn.Module:
-        net: torch.nn.Module = self.nets[task]
+    def _task(self, folder: Path) -> str:
+        """TASK of TASK or TASK-SEED; nothing where that is no task."""
+        task, _, seed = folder.name.rpartition("-")
+        name = task if seed.isdecimal() else folder.name
+        return name if name in self.module.TASKS else ""
+
+    def _found(self, tuned: Sequence[Path]) -> list[Path]:
+        """The folders of tuned models: those of a seed together, in the order of the tasks."""
+        folders = {
+            folder.name: folder
+            for parent in tuned
+            for folder in parent.iterdir()
+            if (folder / "model.safetensors").is_file() and self._task(folder)
+        }
+
+        def order(folder: Path) -> tuple[int, int]:
+            seed = folder.name.rpartition("-")[2]
+            return int(seed) if seed.isdecimal() else 0, self.module.TASKS.index(self._task(folder))
+
+        return sorted(folders.values(), key=order)
+
+    def net(self, model: str, weights: Weights) -> torch.nn.Module:
+        net: torch.nn.Module = self.nets[self.tasks[model]]
         net.enc.load_state_dict(weights)
-        net.head.load_state_dict(self.heads[task])
+        net.head.load_state_dict(self.heads[model])
         return net.eval()
 
-    def score(self, task: str, weights: Weights, split: str) -> float:
-        train, test = self.rows[task]
-        rows = test if split == "test" else train[: self.CHOICE]
-        return float(self.module.accuracy(self.net(task, weights), rows, self.tokenizer))
+    def score(self, model: str, weights: Weights, split: str) -> float:
+        train, test = self.rows[self.tasks[model]]
+        rows = test[: self.limit] if split == "test" else train[: self.CHOICE]
+        return float(self.module.accuracy(self.net(model, weights), rows, self.tokenizer))
 
-    def calibrate(self, task: str) -> Calibration:
-        net = self.net(task, self.tuned[task])
+    def calibrate(self, model: str) -> Calibration:
+        net = self.net(model, self.tuned[model])
         with Calibrator(net.enc, base=self.base()) as calibrator:
-            self.module.accuracy(net, self.rows[task][0][:256], self.tokenizer)
+            self.module.accuracy(net, self.rows[self.tasks[model]][0][:256], self.tokenizer)
         return calibrator.calibration
 
     def base(self) -> Weights:
@@ -115,7 +151,13 @@ class Sentences:
         return {name: x.detach().clone() for name, x in net.enc.state_dict().items()}
 
 
-def sentences(folder: Path, tuned: Path) -> Family:
-    """Fine-tunes that a folder's ``finetune.py`` made."""
-    found = Sentences(folder, tuned)
-    return Family("sentences", found.base(), found.tuned, found.score, found.calibrate)
+def sentences(folder: Path, tuned: Sequence[Path], limit: int | None = None) -> Family:
+    """Fine-tunes that a folder's ``finetune.py`` or ``tune_family.py`` made."""
+    found = Sentences(folder, tuned, limit)
+    return Family("sentences", found.base(), found.tuned, found.tasks, found.score, found.calibrate)
+
+
+def _mapped(path: Path) -> Weights:
+    """A checkpoint's tensors, which are read from the file where they are used: many models fit so."""
+    checkpoint = Checkpoint(path)
+    return {name: checkpoint.tensor(name) for name in checkpoint.names}

@@ -60,7 +60,7 @@ def main() -> None:
     family = (
         digits(arguments.seed)
         if arguments.family == "digits"
-        else sentences(Path(arguments.family), arguments.tuned)
+        else sentences(Path(arguments.family), [arguments.tuned])
     )
     tuned = {task: family.score(task, weights, "test") for task, weights in family.tuned.items()}
     base = {task: family.score(task, family.base, "test") for task in family.tuned}

@@ -15,7 +15,7 @@ from pydelta.checkpoint.memory import TORCH
 from pydelta.deltafile import describe, diff, patch
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-LOSSY = [("random", {}), ("magnitude", {}), ("breadcrumbs", {"drop_large": 0.05})]
+MASKS = [("random", {}), ("magnitude", {}), ("breadcrumbs", {"drop_large": 0.05})]
 
 
 def same_bits(a, b):
@@ -196,7 +196,7 @@ def test_masks_by_magnitude(tmp_path, dtype, mask, keep):
         assert torch.equal(found["w"], merge_into(base["w"], [model["w"]], masks=[MagnitudeMask(keep)]))
 
 
-@pytest.mark.parametrize(("mask", "options"), LOSSY)
+@pytest.mark.parametrize(("mask", "options"), MASKS)
 def test_what_all_masks_leave_exact(tmp_path, mask, options):
     """One axis or none, other dtypes, empty tensors."""
     base = state(0, layers=1) | {"eight": torch.randn(6, 6).to(torch.float8_e4m3fn)}
@@ -216,7 +216,7 @@ def test_sizes(tmp_path):
     base = {f"layers.{i}.weight": torch.randn(128, 96).bfloat16() for i in range(3)}
     model = {name: (x.float() + 0.05 * torch.randn(x.shape)).bfloat16() for name, x in base.items()}
     sizes = {}
-    for mask, options in LOSSY:
+    for mask, options in MASKS:
         _, stored = round_trip(tmp_path, base, model, keep=0.05, mask=mask, **options)
         sizes[mask] = sum(entry["bytes"] for entry in stored.values())
         assert (tmp_path / "file").stat().st_size - sizes[mask] < 2000
@@ -255,8 +255,35 @@ ARGUMENTS = {
     "keep": ({"keep": 1.5}, ValueError, r"\[diff\] keep must lie in \[0, 1\], got 1.5"),
     "keep nan": ({"keep": math.nan}, ValueError, r"\[diff\] keep must be finite, got nan"),
     "keep kind": ({"keep": "1"}, TypeError, r"\[diff\] keep must be a number, got str"),
-    "neither": ({}, ValueError, r"\[diff\] keep must be given exactly when lossless is not, got keep=None"),
-    "both": ({"keep": 0.5, "lossless": True}, ValueError, "keep must be given exactly when lossless is not"),
+    "none": (
+        {},
+        ValueError,
+        r"\[diff\] exactly one of keep, lossless and bits must be given, got keep=None, lossless=False, b",
+    ),
+    "both": ({"keep": 0.5, "lossless": True}, ValueError, "exactly one of keep, lossless and bits must be"),
+    "bits and keep": ({"keep": 0.5, "bits": 1}, ValueError, "exactly one of keep, lossless and bits must be"),
+    "bits": ({"bits": 3}, ValueError, r"\[diff\] bits must be one of 1, 2, 4, 8, got 3"),
+    "bits kind": ({"bits": True}, ValueError, r"\[diff\] bits must be one of 1, 2, 4, 8, got True"),
+    "group": (
+        {"bits": 1, "group": 0},
+        ValueError,
+        r"\[diff\] group must be positive and goes with bits, got 0",
+    ),
+    "transform": (
+        {"bits": 1, "transform": "sign"},
+        ValueError,
+        r"\[diff\] transform must be one of hadamard, none, got 'sign'",
+    ),
+    "group alone": (
+        {"keep": 1, "group": 4},
+        ValueError,
+        r"\[diff\] group must be positive and goes with bits",
+    ),
+    "group kind": (
+        {"bits": 1, "group": "col"},
+        TypeError,
+        r"\[diff\] group must be 'row' or an int, got 'col'",
+    ),
     "lossless": ({"lossless": 1}, TypeError, r"\[diff\] lossless must be a bool, got int"),
     "mask": (
         {"keep": 0.5, "mask": "wanda"},

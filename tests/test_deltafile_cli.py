@@ -79,7 +79,7 @@ def test_the_bar_is_drawn_on_a_terminal_alone(folder, monkeypatch, capsys):
 DIFF = ["diff", *MODELS, "-o", "f"]
 USAGE = {
     "no file": (["diff", *MODELS, "--lossless"], "diff: the following arguments are required: -o/--out"),
-    "neither": (DIFF, "diff: one of the arguments --keep --lossless is required"),
+    "neither": (DIFF, "diff: one of the arguments --keep --lossless --bits is required"),
     "both": (
         [*DIFF, "--keep", "1", "--lossless"],
         "diff: argument --lossless: not allowed with argument --keep",
@@ -92,7 +92,19 @@ USAGE = {
         [*DIFF, "--keep", "1", "--mask", "magnitude", "--drop-large", "0"],
         "diff: --drop-large goes with --mask breadcrumbs",
     ),
-    "lossless seed": ([*DIFF, "--lossless", "--seed", "1"], "diff: --seed goes with a random mask"),
+    "lossless seed": (
+        [*DIFF, "--lossless", "--seed", "1"],
+        "diff: --seed goes with a random mask or rotation",
+    ),
+    "bits": ([*DIFF, "--bits", "3"], "diff: argument --bits: invalid choice: 3 (choose from "),
+    "bits mask": ([*DIFF, "--bits", "1", "--mask", "random"], "diff: --mask goes with --keep"),
+    "transform": ([*DIFF, "--keep", "1", "--transform", "none"], "diff: --transform goes with --bits"),
+    "plain seed": (
+        [*DIFF, "--bits", "1", "--transform", "none", "--seed", "1"],
+        "diff: --seed goes with a random mask or rotation",
+    ),
+    "group": ([*DIFF, "--keep", "1", "--group", "8"], "diff: --group goes with --bits"),
+    "group 0": ([*DIFF, "--bits", "1", "--group", "0"], "diff: argument --group: must be at least 1, got 0"),
     "seed": ([*DIFF, "--keep", "1", "--seed", "-1"], "diff: argument --seed: must lie in [0, 2**64), got -1"),
     "patch": (["patch", "base", "-o", "x"], "patch: the following arguments are required: FILE"),
 }

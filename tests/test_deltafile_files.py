@@ -23,6 +23,8 @@ OPTIONS = {
     "random": {"keep": 0.25, "seed": 2**64 - 1, "name": "a/ä"},
     "magnitude": {"keep": 0.3, "mask": "magnitude"},
     "breadcrumbs": {"keep": 0.125, "mask": "breadcrumbs", "drop_large": 0.0625},
+    "one-bit": {"bits": 1},
+    "four-bits": {"bits": 4, "group": 3, "transform": "none"},
 }
 MIB = 1 << 20
 
@@ -86,10 +88,10 @@ def rewrite(path, change):
 FIELDS = {
     "format": (lambda c: c.update(format="zip"), "format must be 'pydelta-delta'"),
     "newer": (
-        lambda c: c.update(version=2, pydelta="9.9"),
-        "version 2 of the format was written by a newer pydelta, '9.9'; this one reads versions up to 1",
+        lambda c: c.update(version=3, pydelta="9.9"),
+        "version 3 of the format was written by a newer pydelta, '9.9'; this one reads versions up to 2",
     ),
-    "version": (lambda c: c.update(version=True), "version must be 1, got True"),
+    "version": (lambda c: c.update(version=True), "version must be 1 or 2, got True"),
     "pydelta": (lambda c: c.pop("pydelta"), "pydelta must be text, got None"),
     "model": (lambda c: c.update(model="a\0b"), r"model must be printable text, got 'a\x00b'"),
     "seed": (lambda c: c.update(seed=1 << 64), "seed must lie in [0, 2**64), got 18446744073709551616"),
@@ -99,6 +101,20 @@ FIELDS = {
     "drop_large": (lambda c: c.update(drop_large="0"), "drop_large must lie in [0, 1], got '0'"),
     "factor": (lambda c: c.update(factor=float("nan")), "factor must be a finite number, got nan"),
     "huge factor": (lambda c: c.update(factor=10**400), "factor must be a finite number, got 1000"),
+    "bits": (lambda c: c.update(version=2, bits=3), "bits must be one of 1, 2, 4, 8, got 3"),
+    "no bits": (lambda c: c.update(version=2), "bits must be one of 1, 2, 4, 8, got None"),
+    "group": (
+        lambda c: c.update(version=2, bits=1, group=0),
+        "group must be 'row' or a positive number, got 0",
+    ),
+    "transform": (
+        lambda c: c.update(version=2, bits=1, group="row", transform="sign"),
+        "transform must be one of hadamard, none, got 'sign'",
+    ),
+    "mask and bits": (
+        lambda c: c.update(version=2, bits=1, group="row", mask="random"),
+        "mask must be null in a file of codes, got 'random'",
+    ),
     "base": (lambda c: c.update(base=[]), "base must be an object, got []"),
     "fingerprint": (lambda c: c["base"].update(fingerprint="0"), "base.fingerprint must be a SHA-256 in hex"),
     "base tensor": (lambda c: c["base"]["tensors"].update(w=1), "base.tensors.w must be an object, got 1"),

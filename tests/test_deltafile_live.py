@@ -15,6 +15,8 @@ OPTIONS = {
     "random": {"keep": 0.2},
     "magnitude": {"keep": 0.2, "mask": "magnitude"},
     "breadcrumbs": {"keep": 0.2, "mask": "breadcrumbs"},
+    "one bit": {"bits": 1},
+    "one bit, plain": {"bits": 1, "transform": "none"},
 }
 
 
@@ -115,7 +117,7 @@ def test_tied_weights_change_once(tmp_path, fraction):
     assert equal(given, {"a": y, "b": y})
 
 
-@pytest.mark.parametrize("options", [{"keep": 0.5}, {"lossless": True}], ids=["random", "lossless"])
+@pytest.mark.parametrize("options", [{"keep": 0.5}, {"lossless": True}, {"bits": 2}])
 def test_tied_weights_that_would_differ(tmp_path, options):
     x, y = torch.randn(20, 10), torch.randn(20, 10)
     other = y if "keep" in options else x

@@ -14,6 +14,7 @@ pytest.importorskip("matplotlib")
 from pydelta.demo import data, run
 from pydelta.demo.compare import LAMBDAS, Comparison
 from pydelta.demo.data import PIXELS, VIEWS, features
+from pydelta.demo.pipeline import STORES
 from pydelta.demo.pipeline import run as pipeline
 from pydelta.demo.report import LABELS, table
 from pydelta.demo.train import Network, Recipe, train_all
@@ -156,24 +157,47 @@ def small(tmp_path_factory):
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("transform", ["sign", "hadamard"])
-def test_another_process_retrieves_what_is_computed_in_memory(transform, small, digits):
+@pytest.mark.parametrize("method", ["sign", "hadamard", "one_bit"])
+def test_another_process_retrieves_what_is_computed_in_memory(method, small, digits):
     def read(folder):
         return {view: pydelta.load_checkpoint(small[0] / folder / view) for view in VIEWS}
 
     base, tuned = pydelta.load_checkpoint(small[0] / "models/base"), read("models")
-    expected = Comparison(digits, base, tuned, small[1]["seed"]).superposed(tuned, transform)
-    for view, weights in read(f"retrieved-{transform}").items():
+    made = STORES[method]
+    comparison = Comparison(digits, base, tuned, small[1]["seed"])
+    expected = comparison.superposed(tuned, made.transform, made.bits)
+    for view, weights in read(f"retrieved-{method}").items():
         assert all(x.equal(expected[view][name]) for name, x in weights.items())
         assert not weights["2.weight"].equal(tuned[view]["2.weight"])
 
 
-def test_other_bits_than_in_memory_are_an_error(tmp_path, monkeypatch):
-    def zeros(folder, views, *rest):
-        weights = pydelta.load_checkpoint(folder / "models/base")
-        return {view: {name: 0 * x for name, x in weights.items()} for view in views}, {}
+def test_sixteen_models_two_to_a_bucket(small):
+    names = [*VIEWS, *(f"{view}-2" for view in VIEWS)]
+    store = pydelta.Superposition.open(small[0] / "store-sixteen")
+    assert store.models == sorted(names)
+    found = store.describe()
+    assert [len(bucket["models"]) for bucket in found["buckets"]] == [2] * 8
+    assert (found["bits"], found["transform"]) == (1, "hadamard")
+    first, second = (pydelta.load_checkpoint(small[0] / "models" / name) for name in ("rolled", "rolled-2"))
+    assert not first["0.weight"].equal(second["0.weight"])
 
-    monkeypatch.setattr("pydelta.demo.pipeline._through_files", zeros)
+
+def test_accuracies_are_means_over_a_view_s_networks(digits):
+    torch.manual_seed(0)
+    a, b = Network(16).state_dict(), Network(16).state_dict()
+    comparison = Comparison(digits, a, {}, 1)
+    found = comparison.accuracies({"plain": a, "plain-2": b, "rolled": b})
+    expected = (comparison.accuracy(a, "plain") + comparison.accuracy(b, "plain")) / 2
+    assert found == {"plain": expected, "rolled": comparison.accuracy(b, "rolled")}
+
+
+def test_other_bits_than_in_memory_are_an_error(tmp_path, monkeypatch):
+    load = pydelta.load_checkpoint
+
+    def zeros(path):
+        return {name: 0 * x for name, x in load(path).items()}
+
+    monkeypatch.setattr("pydelta.load_checkpoint", zeros)
     recipe = Recipe(hidden=16, base_epochs=0, tune_epochs=0)
     with pytest.raises(RuntimeError, match="store-sign gave other bits"):
         pipeline(tmp_path, recipe, seed=3, **SILENT)
@@ -186,13 +210,15 @@ def test_the_table_is_whole(small):
         assert list(method["accuracy"]) == list(VIEWS)
         assert all(0 <= score <= 100 for score in method["accuracy"].values())
         assert math.isclose(method["average"], sum(method["accuracy"].values()) / 8)
-    for transform in ("sign", "hadamard"):
-        assert result["methods"][transform]["milliseconds"] > 0
-        assert result["methods"][transform]["milliseconds_to_checkpoint"] > 0
+    for method in STORES:
+        assert result["methods"][method]["milliseconds"] > 0
+        assert result["methods"][method]["milliseconds_to_checkpoint"] > 0
     size = {name: method["bytes"] for name, method in result["methods"].items()}
     assert size["tuned"] == 8 * size["base"]
     assert size["task_arithmetic"] == size["base"]
     assert 2 * size["base"] < size["sign"] < 3 * size["base"]
+    assert size["one_bit"] < size["sixteen"] < size["sign"]
+    assert 0 < result["sixteen_tuned"] <= 100
     lines = table(result).splitlines()
     assert [line.split()[0] for line in lines[3:11]] == list(VIEWS)
     assert len({len(line) for line in lines[1:15]}) == 1

@@ -6,14 +6,15 @@ import argparse
 import json
 
 from pydelta.cli.compress import Commands, add_output_flags, seed
-from pydelta.deltafile.manifest import BREADCRUMBS, MASKS, RANDOM
+from pydelta.deltafile.manifest import BITS, BREADCRUMBS, MASKS, NONE, RANDOM, TRANSFORMS
 
 
 def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "diff",
         help="store what a fine-tune changed in its base",
-        description="Store what a fine-tune changed in its base: all of it (--lossless), or a part (--keep).",
+        description="Store what a fine-tune changed in its base: all of it (--lossless), a part (--keep), "
+        "or low-bit codes of it (--bits).",
     )
     parser.add_argument("base", metavar="BASE", help="a Hugging Face folder or a safetensors file")
     parser.add_argument("tuned", metavar="TUNED", help="the checkpoint that was tuned from it")
@@ -21,6 +22,10 @@ def add(commands: Commands) -> None:
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--keep", type=fraction, metavar="X", help="the fraction of each matrix that is kept")
     how.add_argument("--lossless", action="store_true", help="keep all; patch gives TUNED bit for bit")
+    how.add_argument("--bits", type=int, choices=BITS, help="keep codes of so many bits, unbiased")
+    parser.add_argument(
+        "--group", type=group, metavar="N", help="the columns that share a code's scale; default: a row"
+    )
     parser.add_argument(
         "--mask",
         choices=MASKS,
@@ -33,24 +38,34 @@ def add(commands: Commands) -> None:
         metavar="X",
         help="the fraction of the largest that breadcrumbs drops; default: 0.01",
     )
-    parser.add_argument("--seed", type=seed, metavar="N", help="of random masks; default: 42")
+    parser.add_argument(
+        "--transform", choices=TRANSFORMS, help="of the delta before it is coded; default: hadamard"
+    )
+    parser.add_argument("--seed", type=seed, metavar="N", help="of random masks and rotations; default: 42")
     parser.add_argument("--name", metavar="NAME", help="the model's; default: the last part of TUNED")
     add_output_flags(parser)
     parser.set_defaults(run=run, fail=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
-    mask = args.mask or RANDOM
+    mask, masked, coded = args.mask or RANDOM, args.keep is not None, args.bits is not None
+    random = (masked and mask == RANDOM) or (coded and args.transform != NONE)
     for flag, value, fits, rule in (
-        ("--mask", args.mask, not args.lossless, "--keep"),
+        ("--mask", args.mask, masked, "--keep"),
         ("--drop-large", args.drop_large, mask == BREADCRUMBS, "--mask breadcrumbs"),
-        ("--seed", args.seed, mask == RANDOM and not args.lossless, "a random mask"),
+        ("--group", args.group, coded, "--bits"),
+        ("--transform", args.transform, coded, "--bits"),
+        ("--seed", args.seed, random, "a random mask or rotation"),
     ):
         if value is not None and not fits:
             args.fail(f"{flag} goes with {rule}")
     from pydelta.deltafile import describe, diff
 
-    given = {name: getattr(args, name) for name in ("drop_large", "seed") if getattr(args, name) is not None}
+    given = {
+        name: getattr(args, name)
+        for name in ("bits", "drop_large", "group", "seed", "transform")
+        if getattr(args, name) is not None
+    }
     path = diff(
         args.base,
         args.tuned,
@@ -71,6 +86,13 @@ def run(args: argparse.Namespace) -> int:
         counts = ", ".join(f"{rules.count(rule)} {rule}" for rule in sorted(set(rules)))
         print(f"{path}: {found['bytes']:,} bytes; tensors: {counts}")
     return 0
+
+
+def group(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
 
 
 def fraction(text: str) -> float:

@@ -95,7 +95,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if found["kind"] == "checkpoint":
         return [head, *_table(found["tensors"], ("name", "dtype", "shape", "bytes"))]
     if found["kind"] == "delta":
-        given = ("model", "mask", "keep", "drop_large", "factor", "seed")
+        masked = ("model", "mask", "keep", "drop_large", "factor", "seed")
+        given = ("model", "bits", "group", "transform", "seed") if "bits" in found else masked
         listed = ", ".join(f"{name} {found[name]}" for name in given)
         return [head, listed, "", *_table(found["tensors"], ("name", "rule", "dtype", "shape", "bytes"))]
     return [head, *_store_lines(found)]

@@ -28,6 +28,9 @@ def diff(
     mask: str = "random",
     drop_large: float = 0.01,
     lossless: bool = False,
+    bits: int | None = None,
+    group: str | int = "row",
+    transform: str = "hadamard",
     seed: int = 42,
     name: str | None = None,
     rescale: bool | float = True,
@@ -39,19 +42,28 @@ def diff(
     With ``lossless`` every element whose bits differ is stored, in any dtype, and :func:`patch` gives the
     tuned model bit for bit. Otherwise that holds for tensors of one axis or none, and of dtypes other than
     float16, bfloat16, float32 and float64; the rest is masked: what the mask keeps of tuned - base is stored.
+    Or, with ``bits``, it is quantised: the unbiased codes of tuned - base, see :func:`pydelta.quantize`, are
+    stored, but where all that changed takes no more bytes.
     Tensors with a name, shape or dtype that the base does not have are stored whole in any case.
 
     Args:
         base, tuned: a Hugging Face folder or one safetensors file each.
         out: the file to make.
-        keep: the fraction of elements kept, in [0, 1]; needed unless ``lossless``.
+        keep: the fraction of elements kept, in [0, 1]; goes without ``lossless`` and ``bits``, of which one
+            must be given else.
         mask: of each tensor "random" (:class:`pydelta.RandomMask` with ``key(seed, "mask", name, tensor)``:
             DARE, arXiv 2311.03099; no positions are stored), "magnitude" (:class:`pydelta.MagnitudeMask`) or
             "breadcrumbs" (:class:`pydelta.BandMask`, arXiv 2312.06795).
         drop_large: the fraction of the largest that "breadcrumbs" drops.
-        lossless: store all that changed; goes without ``keep``.
-        seed: of the random masks, in [0, 2**64).
-        name: the model's name in the keys of random masks; by default the last part of the path ``tuned``.
+        lossless: store all that changed.
+        bits: 1, 2, 4 or 8, of each element's code.
+        group: the elements that share a scale: "row" (the last axis; in tensors of three and more axes whose
+            last is shorter than 64 all but the first), or a number that divides it.
+        transform: of the delta before it is coded: "hadamard" (:func:`pydelta.rotate` with
+            ``key(seed, "signs", name, tensor)``) or "none". Rotation makes the error of codes noise, whatever
+            pattern the delta has; without it one bit can lose much.
+        seed: of the random masks and rotations, in [0, 2**64).
+        name: the model's name in their keys; by default the last part of the path ``tuned``.
         rescale: what a random mask multiplies kept deltas by: True 1 / keep, which leaves the expected delta
             as it was, False 1, a number itself (DAREx-q, arXiv 2410.09344: 1 / q).
         force: replace an existing file.
@@ -63,15 +75,16 @@ def diff(
     Raises:
         TypeError: an argument of a wrong kind.
         ValueError: an argument of a wrong value, an existing ``out`` without ``force``, models that have no
-            tensor in common, or, unless ``lossless``, NaN, Inf or a rescaled value beyond the dtype; the
-            message names file and tensor. Nothing is left under ``out``.
+            tensor in common, or, unless ``lossless``, NaN, Inf, a group that does not divide a row, or a
+            restored value beyond the dtype; the message names file and tensor. Nothing is left under ``out``.
         OSError: a file cannot be read or written.
     """
     from pydelta.deltafile.options import Options
     from pydelta.deltafile.write import write
 
     label = Path(tuned).name or Path(tuned).resolve().name
-    options = Options(keep, mask, drop_large, lossless, seed, label if name is None else name, rescale)
+    label = label if name is None else name
+    options = Options(keep, mask, drop_large, lossless, seed, label, rescale, bits, group, transform)
     return write(base, tuned, out, options, force=force, show=progress)
 
 

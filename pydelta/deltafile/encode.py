@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 
 from pydelta.deltafile import rice
-from pydelta.deltafile.manifest import BASE, CODED, RANDOM, WHOLE, Rule
+from pydelta.deltafile.codes import SCALES, add_codes, quantize_delta
+from pydelta.deltafile.manifest import BASE, CODED, QUANTIZED, RANDOM, WHOLE, Coding, Rule
 from pydelta.deltafile.selection import bits, changed, count, kept_deltas, random_mask, rescaled, take
 from pydelta.masks import Mask, RandomMask
 
@@ -16,8 +17,11 @@ class Entry(NamedTuple):
     """A rule, and the stored tensors that it asks for."""
 
     rule: Rule
-    values: torch.Tensor | None = None
-    places: torch.Tensor | None = None
+    stored: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for x in self.stored)
 
 
 def encode(tuned: torch.Tensor, base: torch.Tensor, mask: Mask | None) -> Entry:
@@ -27,6 +31,9 @@ def encode(tuned: torch.Tensor, base: torch.Tensor, mask: Mask | None) -> Entry:
         tuned, base: contiguous CPU tensors of one dtype and shape; with a mask float16, bfloat16, float32 or
             float64, and finite.
         mask: None stores all that changed.
+
+    Returns:
+        The stored tensors are of the kinds that ``STORED`` lists for the rule.
 
     Raises:
         ValueError: a rescaled element is beyond the dtype.
@@ -39,7 +46,29 @@ def encode(tuned: torch.Tensor, base: torch.Tensor, mask: Mask | None) -> Entry:
     values = take(tuned, kept)
     if not rescaled(values, take(base, kept), mask.factor).isfinite().all():
         raise ValueError(f"base + {mask.factor} * (tuned - base) overflows {tuned.dtype}")
-    return Entry(Rule(RANDOM), values)
+    return Entry(Rule(RANDOM), (values,))
+
+
+def encode_quantized(tuned: torch.Tensor, base: torch.Tensor, coding: Coding) -> Entry:
+    """Low-bit codes of what changed, or all that changed where that takes no more bytes.
+
+    Args:
+        tuned, base: as in :func:`encode`, of two and more axes.
+
+    Raises:
+        ValueError: the group does not divide a row, or a restored element is beyond the dtype.
+    """
+    q = quantize_delta(tuned, base, coding)
+    entry = Entry(Rule(QUANTIZED), (q.codes, q.scales.to(SCALES)))
+    # Codes of places are made only where they can win.
+    few = count(changed(tuned, base)) * tuned.element_size() <= entry.nbytes
+    if few or tuned.nbytes <= entry.nbytes:
+        exact = encode(tuned, base, None)
+        if exact.nbytes <= entry.nbytes:
+            return exact
+    if not add_codes(base, q, coding).isfinite().all():
+        raise ValueError(f"base + the codes of tuned - base overflows {tuned.dtype}")
+    return entry
 
 
 def _coded(tuned: torch.Tensor, base: torch.Tensor, mask: torch.Tensor) -> Entry:
@@ -49,6 +78,6 @@ def _coded(tuned: torch.Tensor, base: torch.Tensor, mask: torch.Tensor) -> Entry
         return Entry(Rule(BASE))
     parameter, code = rice.encode(mask.numpy())
     if size * tuned.element_size() + code.size < tuned.nbytes:
-        return Entry(Rule(CODED, parameter), take(tuned, mask), torch.from_numpy(code))
+        return Entry(Rule(CODED, parameter), (take(tuned, mask), torch.from_numpy(code)))
     whole = torch.where(mask, bits(tuned), bits(base)).view(tuned.dtype).view(tuned.shape)
-    return Entry(Rule(WHOLE), whole)
+    return Entry(Rule(WHOLE), (whole,))

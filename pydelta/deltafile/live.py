@@ -73,7 +73,7 @@ def _contents(delta: DeltaFile, live: Mapping[str, torch.Tensor], touched: list[
             yield f"tensor {name!r} is not the base's"
     for name in touched:
         try:
-            delta.mask(name, live[name].device)
+            delta.check(name, live[name].device)
         except ValueError as error:
             yield str(error)
 

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydelta import __version__
+from pydelta._levels import MAGNITUDES
 
 if TYPE_CHECKING:
     from pydelta.masks import BandMask, MagnitudeMask, RandomMask
+    from pydelta.random import Key
 
-FORMAT, VERSION = "pydelta-delta", 1
+FORMAT, VERSION = "pydelta-delta", 2
 RANDOM, MAGNITUDE, BREADCRUMBS = MASKS = ("random", "magnitude", "breadcrumbs")
-BASE, WHOLE, CODED = "base", "whole", "coded"
-RULES = (BASE, WHOLE, CODED, RANDOM)
+BASE, WHOLE, CODED, QUANTIZED = "base", "whole", "coded", "quantized"
+STORED = {
+    BASE: (),
+    WHOLE: ("values",),
+    CODED: ("values", "places"),
+    RANDOM: ("values",),
+    QUANTIZED: ("codes", "scales"),
+}
+"""Rule -> the kinds of tensors stored under it: those of the model's tensor NAME are KIND/NAME."""
+BITS, ROW = tuple(MAGNITUDES), "row"
+HADAMARD, NONE = TRANSFORMS = ("hadamard", "none")
 
 SETTINGS = ("model", "seed", "mask", "keep", "drop_large", "factor")
+CODE_SETTINGS = ("bits", "group", "transform")
+"""These stand in files of version 2, which hold codes. Others are of version 1, for older readers too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +46,9 @@ class Rule:
     """How a tensor of the model is stored.
 
     Attributes:
-        rule: "base" (not at all, it is the base's), "whole", "coded" (values and a code of their places) or
-            "random" (values alone: seed and names give their places).
+        rule: "base" (not at all, it is the base's), "whole", "coded" (values and a code of their places),
+            "random" (values alone: seed and names give their places) or "quantized" (low-bit codes of the
+            delta, and their scales).
         rice: the parameter of the code.
     """
 
@@ -42,14 +56,25 @@ class Rule:
     rice: int | None = None
 
 
+class Coding(NamedTuple):
+    """What ``superpose`` is told to make codes of a delta, and ``retrieve`` to add them to the base."""
+
+    bits: int
+    group: str | int
+    transform: str
+    key: Key
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """All that the header says beyond the stored tensors.
 
     Attributes:
-        model, seed: of the random masks' keys.
-        mask: one of ``MASKS``, None for a lossless file.
+        model, seed: of the keys of random masks and transforms.
+        mask: one of ``MASKS``, None for a file that is lossless or holds codes.
         keep, drop_large, factor: of the mask, 1, 0 and 1 where it has none.
+        bits, group, transform: of the codes, see :func:`pydelta.superpose`; ``bits`` is None where there are
+            none.
         fingerprint: of the base.
         base: name -> tensor of the base.
         rules: name -> rule of the model's tensor.
@@ -61,10 +86,17 @@ class Manifest:
     keep: float
     drop_large: float
     factor: float
+    bits: int | None = None
+    group: str | int = ROW
+    transform: str = HADAMARD
     fingerprint: str = ""
     base: dict[str, BaseTensor] = dataclasses.field(default_factory=dict)
     rules: dict[str, Rule] = dataclasses.field(default_factory=dict)
     made_by: str = __version__
+
+    @property
+    def lossless(self) -> bool:
+        return self.mask is None and self.bits is None
 
     def mask_of(self, name: str) -> RandomMask | MagnitudeMask | BandMask | None:
         """The mask of one tensor, where masks apply to it."""
@@ -77,11 +109,19 @@ class Manifest:
             return MagnitudeMask(self.keep)
         return BandMask(self.keep, self.drop_large) if self.mask else None
 
+    def coding_of(self, name: str) -> Coding | None:
+        """How one tensor is coded, where codes apply to it."""
+        from pydelta.random import key
+
+        if self.bits is None:
+            return None
+        return Coding(self.bits, self.group, self.transform, key(self.seed, "signs", self.model, name))
+
     def metadata(self) -> dict[str, str]:
         """For the header of the file."""
         content = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": 1 if self.bits is None else VERSION,
             "pydelta": self.made_by,
             **self.settings(),
             "base": {
@@ -94,7 +134,13 @@ class Manifest:
 
     def settings(self) -> dict[str, Any]:
         """What was given to ``diff``."""
-        return {field: getattr(self, field) for field in SETTINGS}
+        fields = SETTINGS if self.bits is None else SETTINGS + CODE_SETTINGS
+        return {field: getattr(self, field) for field in fields}
+
+
+def stored_name(kind: str, name: str) -> str:
+    """The name of a stored tensor: its kind, and the model's tensor that it belongs to."""
+    return f"{kind}/{name}"
 
 
 def check_model_name(name: object) -> str:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 from pydelta import _check
-from pydelta.deltafile.manifest import BREADCRUMBS, MASKS, RANDOM, Manifest, check_model_name
+from pydelta.deltafile.manifest import (
+    BITS,
+    BREADCRUMBS,
+    MASKS,
+    RANDOM,
+    ROW,
+    TRANSFORMS,
+    Manifest,
+    check_model_name,
+)
 from pydelta.masks import RandomMask
 from pydelta.random import Key
 
@@ -26,20 +35,36 @@ class Options:
     seed: int
     name: str
     rescale: bool | float
+    bits: int | None
+    group: str | int
+    transform: str
 
     def __post_init__(self) -> None:
         _check.flag("diff", "lossless", self.lossless)
         _check.choice("diff", "mask", self.mask, MASKS)
-        if self.lossless == (self.keep is not None):
-            raise ValueError(f"[diff] keep must be given exactly when lossless is not, got keep={self.keep}")
+        if (self.keep is not None) + self.lossless + (self.bits is not None) != 1:
+            given = f"keep={self.keep}, lossless={self.lossless}, bits={self.bits}"
+            raise ValueError(f"[diff] exactly one of keep, lossless and bits must be given, got {given}")
+        self._check_codes()
         for field in ("keep", "drop_large") if self.keep is not None else ("drop_large",):
             object.__setattr__(self, field, _check.fraction("diff", field, getattr(self, field)))
         check_model_name(self.name)
         RandomMask(1.0, Key(self.seed), self.rescale)
 
+    def _check_codes(self) -> None:
+        _check.choice("diff", "transform", self.transform, TRANSFORMS)
+        if self.bits is not None and (isinstance(self.bits, bool) or self.bits not in BITS):
+            raise ValueError(f"[diff] bits must be one of {', '.join(map(str, BITS))}, got {self.bits!r}")
+        if self.group == ROW:
+            return
+        if isinstance(self.group, bool) or not isinstance(self.group, int):
+            raise TypeError(f"[diff] group must be 'row' or an int, got {self.group!r}")
+        if self.group < 1 or self.bits is None:
+            raise ValueError(f"[diff] group must be positive and goes with bits, got {self.group}")
+
     def manifest(self) -> Manifest:
         """What they say about the file; the tensors are to come."""
-        mask = None if self.lossless else self.mask
+        mask = None if self.keep is None else self.mask
         keep = 1.0 if self.keep is None else self.keep
         return Manifest(
             model=self.name,
@@ -48,4 +73,7 @@ class Options:
             keep=keep,
             drop_large=self.drop_large if mask == BREADCRUMBS else 0.0,
             factor=RandomMask(keep, Key(self.seed), self.rescale).factor if mask == RANDOM else 1.0,
+            bits=self.bits,
+            group=self.group,
+            transform=self.transform,
         )

@@ -10,11 +10,15 @@ from typing import Any
 
 from pydelta.checkpoint.header import ITEMSIZE, parse_json
 from pydelta.deltafile.manifest import (
+    BITS,
+    CODE_SETTINGS,
     CODED,
     FORMAT,
     MASKS,
-    RULES,
+    ROW,
     SETTINGS,
+    STORED,
+    TRANSFORMS,
     VERSION,
     BaseTensor,
     Manifest,
@@ -68,7 +72,7 @@ _NAME: Check = (
     "be printable text",
 )
 _FIELDS: dict[str, Check] = {
-    "version": (lambda value: type(value) is int and value == VERSION, f"be {VERSION}"),
+    "version": (lambda value: type(value) is int and value in (1, VERSION), f"be 1 or {VERSION}"),
     "pydelta": _TEXT,
     "model": _NAME,
     "seed": (lambda value: _natural(value) and value < 1 << 64, "lie in [0, 2**64)"),
@@ -79,16 +83,30 @@ _FIELDS: dict[str, Check] = {
     "base": _OBJECT,
     "tensors": _OBJECT,
 }
+_CODE_FIELDS: dict[str, Check] = {
+    "mask": (lambda value: value is None, "be null in a file of codes"),
+    "bits": (lambda value: type(value) is int and value in BITS, f"be one of {', '.join(map(str, BITS))}"),
+    "group": (
+        lambda value: value == ROW or (_natural(value) and value > 0),
+        "be 'row' or a positive number",
+    ),
+    "transform": (lambda value: value in TRANSFORMS, f"be one of {', '.join(TRANSFORMS)}"),
+}
 _BASE_TENSOR: dict[str, Check] = {
     "dtype": (lambda value: isinstance(value, str) and value in ITEMSIZE, "be a dtype of safetensors"),
     "shape": (lambda value: isinstance(value, list) and all(map(_natural, value)), "be a list of sizes"),
     "sha256": _SHA256,
 }
-_RULE: dict[str, Check] = {"rule": (lambda value: value in RULES, f"be one of {', '.join(RULES)}")}
+_RULE: dict[str, Check] = {
+    "rule": (lambda value: value in tuple(STORED), f"be one of {', '.join(STORED)}")  # a list has no hash
+}
 
 
 def _manifest(path: Path, content: dict[str, Any]) -> Manifest:
     _check(path, "", content, _FIELDS)
+    coded = content["version"] == VERSION
+    if coded:
+        _check(path, "", content, _CODE_FIELDS)
     base, tensors = content["base"], content["tensors"]
     _check(path, "base.", base, {"fingerprint": _SHA256, "tensors": _OBJECT})
     for name, entry in base["tensors"].items():
@@ -96,7 +114,7 @@ def _manifest(path: Path, content: dict[str, Any]) -> Manifest:
     for name, entry in tensors.items():
         _check(path, f"tensors.{name}.", entry, _RULE)
         _check(path, f"tensors.{name}.", entry, {"rice": _rice(entry["rule"])})
-    settings: dict[str, Any] = {field: content[field] for field in SETTINGS}
+    settings: dict[str, Any] = {field: content[field] for field in SETTINGS + CODE_SETTINGS * coded}
     return Manifest(
         **settings,
         fingerprint=base["fingerprint"],

@@ -10,21 +10,24 @@ from typing import TYPE_CHECKING, Any
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.names import FLOATS
 from pydelta.checkpoint.staging import Pathlike
-from pydelta.deltafile.manifest import BASE, CODED, RANDOM, WHOLE, BaseTensor
+from pydelta.deltafile.manifest import (
+    BASE,
+    CODED,
+    NONE,
+    QUANTIZED,
+    RANDOM,
+    STORED,
+    WHOLE,
+    BaseTensor,
+    stored_name,
+)
 from pydelta.deltafile.parse import read_manifest
+from pydelta.deltafile.shapes import stored_shapes
 
 if TYPE_CHECKING:
     import torch
 
-
-def values_name(name: str) -> str:
-    """The stored tensor with the elements of the model's tensor ``name``."""
-    return f"values/{name}"
-
-
-def places_name(name: str) -> str:
-    """The stored tensor with the code of their places."""
-    return f"places/{name}"
+    from pydelta.quantized import Quantized
 
 
 class DeltaFile:
@@ -53,7 +56,34 @@ class DeltaFile:
 
     def values(self, name: str) -> torch.Tensor:
         """The stored elements of a tensor: in its shape where it is stored whole, else in a row."""
-        return self._file.tensor(values_name(name))
+        return self._file.tensor(stored_name("values", name))
+
+    def codes(self, name: str) -> Quantized:
+        """The codes of a quantized tensor's delta, on the CPU.
+
+        Raises:
+            ValueError: scales are not sound.
+        """
+        from pydelta.deltafile.codes import read_codes
+
+        coding = self.manifest.coding_of(name)
+        assert coding is not None  # the header was checked
+        codes, scales = (self._file.tensor(stored) for stored in self._stored(name))
+        try:
+            return read_codes(codes, scales, self.tensors[name].shape, coding)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: tensor {name!r}: {error}") from None
+
+    def check(self, name: str, device: torch.device) -> None:
+        """Looks at all that is stored of a tensor.
+
+        Raises:
+            ValueError: it is not sound.
+        """
+        if self.manifest.rules[name].rule == QUANTIZED:
+            self.codes(name)
+        else:
+            self.mask(name, device)
 
     def mask(self, name: str, device: torch.device) -> torch.Tensor:
         """Where the stored elements of a tensor belong.
@@ -71,11 +101,11 @@ class DeltaFile:
         from pydelta.masks import RandomMask
 
         rule, size = self.manifest.rules[name], math.prod(self.tensors[name].shape)
-        if rule.rule == WHOLE:
+        if rule.rule in (WHOLE, QUANTIZED):
             return torch.ones(size, dtype=torch.bool, device=device)
-        (given,) = self._file.shape(values_name(name))
+        (given,) = self._file.shape(stored_name("values", name))
         if rule.rule == CODED:
-            code = self._file.tensor(places_name(name)).numpy()
+            code = self._file.tensor(stored_name("places", name)).numpy()
             try:
                 return torch.from_numpy(rice.decode(code, rule.rice or 0, given, size)).to(device)
             except ValueError as error:
@@ -93,7 +123,9 @@ class DeltaFile:
 
         from pydelta.deltafile.selection import bits
 
-        if self.manifest.rules[a] != self.manifest.rules[b] or self.manifest.rules[a].rule == RANDOM:
+        rule = self.manifest.rules[a]
+        named = rule.rule == RANDOM or (rule.rule == QUANTIZED and self.manifest.transform != NONE)
+        if rule != self.manifest.rules[b] or named:  # what depends on names is never alike
             return False
         pairs = zip(self._stored(a), self._stored(b), strict=True)
         return all(torch.equal(*(bits(self._file.tensor(x)) for x in pair)) for pair in pairs)
@@ -120,9 +152,7 @@ class DeltaFile:
         }
 
     def _stored(self, name: str) -> list[str]:
-        rule = self.manifest.rules[name].rule
-        values = [values_name(name)] if rule != BASE else []
-        return [*values, places_name(name)] if rule == CODED else values
+        return [stored_name(kind, name) for kind in STORED[self.manifest.rules[name].rule]]
 
     def _model_tensor(self, name: str) -> TensorInfo:
         """Dtype and shape of a tensor, if all that is stored of it fits its rule."""
@@ -131,14 +161,16 @@ class DeltaFile:
         for stored in self._stored(name):
             require(stored in self._file.tensors, f"{stored!r} is missing")
         if rule.rule == WHOLE:
-            values = self._file.tensors[values_name(name)]
+            values = self._file.tensors[stored_name("values", name)]
             return TensorInfo(name, values.dtype, values.shape)
         require(name in self.manifest.base, "the base has no such tensor")
         base = self.manifest.base[name]
-        if rule.rule != BASE:
+        if rule.rule == QUANTIZED:
+            self._check_codes(name, base)
+        elif rule.rule != BASE:
             self._check_values(name, base)
         if rule.rule == CODED:
-            places = self._file.tensors[places_name(name)]
+            places = self._file.tensors[stored_name("places", name)]
             require(places.dtype == "U8" and len(places.shape) == 1, "its places must be a list of bytes")
         if rule.rule == RANDOM:
             require(self.manifest.mask == RANDOM, "its rule is random, but the file's mask is not")
@@ -146,10 +178,26 @@ class DeltaFile:
         return TensorInfo(name, base.dtype, base.shape)
 
     def _check_values(self, name: str, base: BaseTensor) -> None:
-        values, size = self._file.tensors[values_name(name)], math.prod(base.shape)
+        values, size = self._file.tensors[stored_name("values", name)], math.prod(base.shape)
         fits = values.dtype == base.dtype and len(values.shape) == 1 and values.shape[0] <= size
         rule = f"its values must be {base.dtype}, at most {size} of them"
         self._require(name, fits, f"{rule}, got {values.dtype} of shape {list(values.shape)}")
+
+    def _check_codes(self, name: str, base: BaseTensor) -> None:
+        require, bits = functools.partial(self._require, name), self.manifest.bits
+        require(bits is not None, "its rule is quantized, but the file states no bits")
+        assert bits is not None
+        matrix = base.dtype in FLOATS and len(base.shape) > 1 and math.prod(base.shape) > 0
+        require(matrix, f"no codes apply to {base.dtype} of shape {list(base.shape)}")
+        try:
+            shapes = stored_shapes(base.shape, bits, self.manifest.group)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: tensor {name!r}: {error}") from None
+        for stored, dtype, shape in zip(self._stored(name), ("U8", "BF16"), shapes, strict=True):
+            found = self._file.tensors[stored]
+            rule = f"{stored!r} must be {dtype} of shape {list(shape)}"
+            got = f"got {found.dtype} of shape {list(found.shape)}"
+            require((found.dtype, found.shape) == (dtype, shape), f"{rule}, {got}")
 
     def _require(self, name: str, condition: bool, problem: str) -> None:
         if not condition:

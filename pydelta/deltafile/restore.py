@@ -14,7 +14,8 @@ from pydelta.checkpoint.layout import layout_of, output
 from pydelta.checkpoint.staging import Pathlike, check_output
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.writer import Shards
-from pydelta.deltafile.manifest import BASE, RANDOM, WHOLE
+from pydelta.deltafile.codes import add_codes
+from pydelta.deltafile.manifest import BASE, QUANTIZED, RANDOM, WHOLE
 from pydelta.deltafile.reader import DeltaFile
 from pydelta.deltafile.selection import put, rescaled, take
 
@@ -42,8 +43,11 @@ def patch(base: Pathlike, file: Pathlike, out: Pathlike, *, force: bool, show: b
 
 def new_values(delta: DeltaFile, name: str, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """(count,): what becomes of the elements of the base's ``x`` where ``mask`` is true."""
+    rule = delta.manifest.rules[name].rule
+    if rule == QUANTIZED:
+        return _coded(delta, name, x).view(-1)
     values = delta.values(name).view(-1).to(x.device)
-    if delta.manifest.rules[name].rule != RANDOM:
+    if rule != RANDOM:
         return values
     return rescaled(values, take(x, mask), delta.manifest.factor)
 
@@ -52,11 +56,19 @@ def _restore(delta: DeltaFile, base: Checkpoint, name: str) -> torch.Tensor:
     rule = delta.manifest.rules[name].rule
     if rule == WHOLE:
         return delta.values(name)
+    if rule == QUANTIZED:
+        return _coded(delta, name, base.tensor(name))
     x = base.tensor(name)  # private: what is written here is not written to the file
     if rule != BASE:
         mask = delta.mask(name, x.device)
         put(x, mask, new_values(delta, name, x, mask))
     return x
+
+
+def _coded(delta: DeltaFile, name: str, x: torch.Tensor) -> torch.Tensor:
+    coding = delta.manifest.coding_of(name)
+    assert coding is not None  # the header was checked
+    return add_codes(x, delta.codes(name), coding)
 
 
 def _check_base(delta: DeltaFile, base: Checkpoint) -> None:

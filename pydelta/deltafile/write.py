@@ -20,10 +20,9 @@ from pydelta.checkpoint.staging import Pathlike, check_output, staged
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import check_finite
 from pydelta.checkpoint.writer import Writer, writing
-from pydelta.deltafile.encode import Entry, encode
-from pydelta.deltafile.manifest import WHOLE, BaseTensor, Manifest, Rule
+from pydelta.deltafile.encode import Entry, encode, encode_quantized
+from pydelta.deltafile.manifest import STORED, WHOLE, BaseTensor, Manifest, Rule, stored_name
 from pydelta.deltafile.options import Options
-from pydelta.deltafile.reader import places_name, values_name
 
 _CHUNK = 1 << 22
 
@@ -68,16 +67,18 @@ def _fits(base: Checkpoint, info: TensorInfo) -> bool:
 
 def _encode(base: Checkpoint, model: Checkpoint, info: TensorInfo, manifest: Manifest) -> Entry:
     fits, tuned = _fits(base, info), model.tensor(info.name)
-    if manifest.mask and tuned.is_floating_point():
+    if not manifest.lossless and tuned.is_floating_point():
         check_finite(model, info.name)
     if not fits:
-        return Entry(Rule(WHOLE), tuned)
+        return Entry(Rule(WHOLE), (tuned,))
     origin = base.tensor(info.name)
-    if manifest.mask and origin.is_floating_point():
+    if not manifest.lossless and origin.is_floating_point():
         check_finite(base, info.name)
-    masked = info.dtype in FLOATS and len(info.shape) > 1 and info.nbytes > 0
+    lossy = info.dtype in FLOATS and len(info.shape) > 1 and info.nbytes > 0
     try:
-        return encode(tuned, origin, manifest.mask_of(info.name) if masked else None)
+        if lossy and (coding := manifest.coding_of(info.name)):
+            return encode_quantized(tuned, origin, coding)
+        return encode(tuned, origin, manifest.mask_of(info.name) if lossy else None)
     except ValueError as error:
         raise ValueError(f"{model.home(info.name).path}: tensor {info.name!r}: {error}") from None
 
@@ -85,10 +86,9 @@ def _encode(base: Checkpoint, model: Checkpoint, info: TensorInfo, manifest: Man
 def _keep(waiting: BinaryIO, info: TensorInfo, entry: Entry) -> list[TensorInfo]:
     """Puts aside what is stored of a tensor, and gives it names."""
     kept = []
-    for name, x in ((values_name(info.name), entry.values), (places_name(info.name), entry.places)):
-        if x is not None:
-            kept.append(TensorInfo(name, NAMES[x.dtype], tuple(x.shape)))
-            waiting.write(buffer(x))
+    for kind, x in zip(STORED[entry.rule.rule], entry.stored, strict=True):
+        kept.append(TensorInfo(stored_name(kind, info.name), NAMES[x.dtype], tuple(x.shape)))
+        waiting.write(buffer(x))
     return kept
 
 

@@ -8,9 +8,12 @@ from statistics import fmean
 import torch
 
 from pydelta import ops
-from pydelta.demo.data import Digits, Split
-from pydelta.demo.train import Network, Weights
+from pydelta.demo.data import VIEWS, Digits, Split
+from pydelta.demo.train import Network, Weights, twin
+from pydelta.quantized import Quantized
 from pydelta.random import key
+
+Sums = dict[str, torch.Tensor | Quantized]
 
 LAMBDAS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.0)
 """Task arithmetic takes the one of these that does best on the validation split."""
@@ -39,8 +42,12 @@ class Comparison:
         return 100 * right
 
     def accuracies(self, weights: dict[str, Weights]) -> dict[str, float]:
-        """Test accuracy by view, each view with its own weights."""
-        return {view: self.accuracy(tensors, view) for view, tensors in weights.items()}
+        """Test accuracy by view, each view with its own weights; where it has two networks, their mean."""
+        views = [view for view in VIEWS if view in weights]
+        return {
+            view: fmean(self.accuracy(weights[name], view) for name in (view, twin(view)) if name in weights)
+            for view in views
+        }
 
     def task_arithmetic(self, views: Iterable[str]) -> tuple[Weights, float]:
         """One network for all the views: base + lambda * (the sum of their deltas), and its lambda."""
@@ -54,10 +61,13 @@ class Comparison:
         best = max(LAMBDAS, key=validate)
         return merged[best], best
 
-    def superposed(self, views: Iterable[str], transform: str) -> dict[str, Weights]:
-        """Each view's network out of ONE superposition of them, biases exact: a store's work, in memory."""
+    def superposed(self, views: Iterable[str], transform: str, bits: int | None = None) -> dict[str, Weights]:
+        """Each view's network out of ONE superposition of them, biases exact: a store's work, in memory.
+
+        With ``bits`` the superposition is kept in codes, their scales in bfloat16 as in a file.
+        """
         views = list(views)
-        summed = self._superpose(views, transform)
+        summed = self._superpose(views, transform, bits)
         return {
             view: self._retrieve(summed, view, transform, 1.0) | _biases(self.tuned[view]) for view in views
         }
@@ -75,20 +85,22 @@ class Comparison:
                 curves[method].append(fmean(self.accuracies(weights).values()))
         return curves
 
-    def _superpose(self, views: list[str], transform: str) -> Weights:
+    def _superpose(self, views: list[str], transform: str, bits: int | None = None) -> Sums:
         # The order of the names, as in a store: then the sums have the same bits.
         views = sorted(views)
-        return {
-            name: ops.superpose(
-                x,
-                [self.tuned[view][name] for view in views],
-                [key(self.seed, "signs", view, name) for view in views],
-                transform=transform,
-            )
-            for name, x in self.base.items()
-        }
+        sums: Sums = {}
+        for name, x in self.base.items():
+            models = [self.tuned[view][name] for view in views]
+            keys = [key(self.seed, "signs", view, name) for view in views]
+            if bits is None:
+                sums[name] = ops.superpose(x, models, keys, transform=transform)
+            else:
+                codes = ops.superpose(x, models, keys, transform=transform, bits=bits)
+                codes.scales.copy_(codes.scales.bfloat16())
+                sums[name] = codes
+        return sums
 
-    def _retrieve(self, summed: Weights, view: str, transform: str, lam: float) -> Weights:
+    def _retrieve(self, summed: Sums, view: str, transform: str, lam: float) -> Weights:
         return {
             name: ops.retrieve(
                 x, summed[name], key(self.seed, "signs", view, name), lam=lam, transform=transform

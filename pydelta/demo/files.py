@@ -32,24 +32,21 @@ def bytes_of(*paths: Path) -> int:
     return sum(file.stat().st_size for path in paths for file in path.rglob("*") if file.is_file())
 
 
-def compress(models: Path, views: list[str], store: Path, transform: str, seed: int, threads: int) -> None:
-    """``pydelta compress`` of the folders ``models/<view>`` against ``models/base``."""
-    given = [f"--model={view}={models / view}" for view in views]
-    options = [f"--transform={transform}", f"--seed={seed}", "--dtype=fp32", "--quiet"]
-    arguments = ["compress", f"--base={models / 'base'}", *given, "-o", str(store), *options]
+def compress(models: Path, names: list[str], store: Path, flags: list[str], threads: int) -> None:
+    """``pydelta compress`` of the folders ``models/<name>`` against ``models/base``."""
+    given = [f"--model={name}={models / name}" for name in names]
+    arguments = ["compress", f"--base={models / 'base'}", *given, "-o", str(store), *flags, "--quiet"]
     _python("pydelta", arguments, salt="1", threads=threads)
 
 
-def retrieve(models: Path, store: Path, out: Path, threads: int) -> dict[str, float]:
-    """Every model of a store into ``out/<model>``, by a new process that has the files alone.
+def retrieve(folder: Path, stores: list[str], threads: int) -> dict[str, dict[str, float]]:
+    """Every model of ``store-<name>`` into ``retrieved-<name>/<model>``, by a new process that has the files.
 
     Returns:
-        What :mod:`pydelta.demo.retrieve_all` reports: median times.
+        What :mod:`pydelta.demo.retrieve_all` reports: by store, median times.
     """
-    arguments = [str(store), str(out), f"--base={models / 'base'}"]
-    times: dict[str, float] = json.loads(
-        _python("pydelta.demo.retrieve_all", arguments, salt="2", threads=threads)
-    )
+    found = _python("pydelta.demo.retrieve_all", [str(folder), *stores], salt="2", threads=threads)
+    times: dict[str, dict[str, float]] = json.loads(found)
     return times
 
 

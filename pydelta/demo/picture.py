@@ -14,6 +14,8 @@ _STYLE: dict[str, dict[str, Any]] = {
     "task_arithmetic": {"color": "#D55E00", "marker": "^"},
     "sign": {"color": "#0072B2", "marker": "o", "markersize": 9},
     "hadamard": {"color": "#009E73", "marker": "D", "linestyle": "--"},
+    "one_bit": {"color": "#CC79A7"},
+    "sixteen": {"color": "#56B4E9"},
 }
 
 
@@ -29,7 +31,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(14, 5.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
     _by_method(left, result)
     _by_number(right, result)
     for axes in (left, right):
@@ -51,15 +53,17 @@ def _by_method(axes: Any, result: dict[str, Any]) -> None:
         tasks = [x + 0.5 * (i + 0.5) / views - 0.25 for i in range(views)]
         points = list(row["accuracy"].values())
         axes.scatter(tasks, points, s=26, color="white", edgecolor="#333333", linewidth=0.9, zorder=3)
-        axes.text(x, 101.5, f"{row['average']:.1f} %", ha="center", fontsize=14, fontweight="bold")
+        axes.text(x, 101.5, f"{row['average']:.1f} %", ha="center", fontsize=13, fontweight="bold")
     names = [
-        "\n".join((*label, f"{result['methods'][method]['bytes'] / 1e6:.0f} MB"))
+        "\n".join((*label, f"{result['methods'][method]['bytes'] / 1e6:.1f} MB"))
         for method, label in LABELS.items()
     ]
     axes.set_xticks(range(len(names)), names)
     axes.set_xlabel("and the bytes that must be kept", fontsize=13)
     axes.set_title(
-        f"{views} fine-tunes, by what is kept of them (dots: the single tasks)", fontsize=14, pad=12
+        f"{views} fine-tunes (last: 16), by what is kept of them (dots: the single tasks)",
+        fontsize=14,
+        pad=12,
     )
 
 

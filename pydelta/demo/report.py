@@ -11,10 +11,12 @@ LABELS = {
     "task_arithmetic": ("task", "arithmetic"),
     "sign": ("RanDeS", "signs"),
     "hadamard": ("RanDeS", "Hadamard"),
+    "one_bit": ("RanDeS", "one bit"),
+    "sixteen": ("16 models", "at 1/2 bit"),
 }
 """Method -> the two lines of its heading."""
 
-_FIRST, _COLUMN = 28, 14
+_FIRST, _COLUMN = 28, 13
 
 
 def table(result: dict[str, Any]) -> str:
@@ -38,9 +40,12 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
+    sixteen = result["sixteen_tuned"]
     merged = f"one merged model (lambda {result['task_arithmetic_lambda']}, by a validation split)"
     return [
-        f"kept: {len(result['views'])} models | the base | {merged} | base and store",
+        f"kept: {len(result['views'])} models | the base | {merged} | base and store, in the last four",
+        "one bit: one superposition in one-bit codes; 16 models: two fine-tunes a task, in eight such of",
+        f"two models each; means of a task's two (individually tuned: {sixteen:.1f} on average)",
         "Every model came out of its store in a new process, with the bits that are computed in memory.",
     ]
 

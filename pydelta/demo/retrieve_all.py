@@ -1,7 +1,8 @@
-"""``python -m pydelta.demo.retrieve_all STORE OUT --base B``: every model of a store into OUT/<model>.
+"""``python -m pydelta.demo.retrieve_all FOLDER NAME...``: every model of every FOLDER/store-NAME, into
+FOLDER/retrieved-NAME/<model>.
 
 It does what ``pydelta retrieve`` does for each, without importing torch for each, and writes to stdout
-as JSON what the medians over the models are: milliseconds for :func:`pydelta.retrieve` on all tensors
+as JSON what a store's medians over its models are: milliseconds for :func:`pydelta.retrieve` on all tensors
 in memory, and milliseconds to a finished checkpoint (the base checked against the store's, files synced).
 """
 
@@ -18,46 +19,52 @@ import torch
 
 import pydelta
 from pydelta import ops
+from pydelta.superposition.rules import SUPERPOSED
+from pydelta.superposition.source import Source
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pydelta.demo.retrieve_all")
-    parser.add_argument("store", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="+")
     arguments = parser.parse_args(argv)
-    store = pydelta.Superposition.open(arguments.store)
-    arguments.out.mkdir()
+    print(json.dumps({name: _retrieve_all(arguments.folder, name) for name in arguments.names}))
+    return 0
+
+
+def _retrieve_all(folder: Path, name: str) -> dict[str, float]:
+    store, base = pydelta.Superposition.open(folder / f"store-{name}"), folder / "models" / "base"
+    out = folder / f"retrieved-{name}"
+    out.mkdir()
     to_checkpoint = []
     for model in store.models:
         start = time.perf_counter()
-        store.retrieve(model, arguments.out / model, base=arguments.base)
+        store.retrieve(model, out / model, base=base)
         to_checkpoint.append(1e3 * (time.perf_counter() - start))
-    times = {
-        "milliseconds": median(_in_memory(store, arguments.base)),
+    return {
+        "milliseconds": median(_in_memory(store, base)),
         "milliseconds_to_checkpoint": median(to_checkpoint),
     }
-    print(json.dumps(times))
-    return 0
 
 
 def _in_memory(store: pydelta.Superposition, base_path: Path) -> list[float]:
     """Milliseconds by model, the best of three, with everything loaded and the output's memory at hand."""
-    about = store.describe()
+    transform = store.describe()["transform"]
     base = pydelta.load_checkpoint(base_path)
-    superposed: dict[str, torch.Tensor] = {}
-    for file in sorted(store.path.glob("superposed-*.safetensors")):
-        superposed |= pydelta.load_checkpoint(file)
-    out = {name: torch.zeros_like(base[name]) for name in superposed}
+    names = [name for name, rule in store.manifest.rules.items() if rule.rule == SUPERPOSED]
+    out = {name: torch.zeros_like(base[name]) for name in names}
 
-    def milliseconds(model: str) -> float:
+    def milliseconds(sources: dict[str, Source]) -> float:
         start = time.perf_counter()
-        for name, summed in superposed.items():
-            key = pydelta.key(about["seed"], "signs", model, name)
-            ops.retrieve(base[name], summed, key, transform=about["transform"], out=out[name])
+        for name, (superposed, key, lam) in sources.items():
+            ops.retrieve(base[name], superposed, key, lam=lam, transform=transform, out=out[name])
         return 1e3 * (time.perf_counter() - start)
 
-    return [min(milliseconds(model) for _ in range(3)) for model in store.models]
+    def best(model: str) -> float:
+        sources = {name: store.source(model, name) for name in names}
+        return min(milliseconds(sources) for _ in range(3))
+
+    return [best(model) for model in store.models]
 
 
 if __name__ == "__main__":

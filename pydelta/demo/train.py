@@ -56,13 +56,33 @@ def train_all(
         say("training the base network")
         train(network, *digits.train.view("plain"), recipe.batch, recipe.base_epochs, recipe.base_rate)
         base = _copy(network)
-        tuned = {}
-        for name in VIEWS:
-            say(f"fine-tuning: {name}")
-            network.load_state_dict(base)
-            train(network, *digits.train.view(name), recipe.batch, recipe.tune_epochs, recipe.tune_rate)
-            tuned[name] = _copy(network)
-    return base, tuned
+        return base, _tune_all(network, digits, recipe, base, say)
+
+
+def twin(view: str) -> str:
+    """The name of a view's second fine-tune."""
+    return f"{view}-2"
+
+
+def tune_again(
+    digits: Digits, recipe: Recipe, base: Weights, seed: int, say: Callable[[str], None]
+) -> dict[str, Weights]:
+    """Further fine-tunes of a base, by view, which see the digits in another order."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _tune_all(Network(recipe.hidden), digits, recipe, base, say)
+
+
+def _tune_all(
+    network: Network, digits: Digits, recipe: Recipe, base: Weights, say: Callable[[str], None]
+) -> dict[str, Weights]:
+    tuned = {}
+    for name in VIEWS:
+        say(f"fine-tuning: {name}")
+        network.load_state_dict(base)
+        train(network, *digits.train.view(name), recipe.batch, recipe.tune_epochs, recipe.tune_rate)
+        tuned[name] = _copy(network)
+    return tuned
 
 
 def train(
