@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 
-from pydelta.checkpoint.header import stamp
 from pydelta.checkpoint.reader import Checkpoint
 
 _CHUNK = 1 << 20
@@ -25,14 +24,10 @@ def tensor_digest(checkpoint: Checkpoint, name: str, *, sampled: bool = False) -
     header, info = checkpoint.home(name), checkpoint.tensors[name]
     digest = hashlib.sha256()
     block = memoryview(bytearray(min(_CHUNK, max(info.nbytes, 1))))
-    with open(header.path, "rb", buffering=0) as file:
-        same = stamp(file.fileno()) == header.stamp
-        for start, count in _spans(info.nbytes, sampled) if same else ():
-            file.seek(info.offset + start)
-            same = same and file.readinto(block[:count]) == count
+    with header.opened() as file:
+        for start, count in _spans(info.nbytes, sampled):
+            header.read(file, block[:count], info.offset + start)
             digest.update(block[:count])
-    if not same:
-        raise ValueError(f"{header.path}: the file was changed while it was being read")
     return digest.hexdigest()
 
 

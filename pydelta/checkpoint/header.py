@@ -10,7 +10,8 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,14 +59,61 @@ class TensorInfo:
         return math.prod(self.shape) * ITEMSIZE[self.dtype]
 
 
+class Held:
+    """An open file, closed when nobody needs it any more."""
+
+    def __init__(self, file: int) -> None:
+        self.file = os.dup(file)
+
+    def __del__(self) -> None:
+        os.close(self.file)
+
+
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file holds. ``stamp`` changes when somebody writes to the file."""
+    """What a file holds. ``stamp`` changes when somebody writes to the file.
+
+    A file that is ``held`` stays open: it can be read when its name is gone.
+    """
 
     path: Path
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
     stamp: tuple[int, ...]
+    held: Held | None = None
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """A descriptor of the file, which has not changed since its header was read.
+
+        Raises:
+            OSError: the file cannot be opened.
+            ValueError: it has changed since its header was read.
+        """
+        if self.held is not None:
+            # The change time is also that of unlinking, which does a file no harm that is held.
+            self._check(self.held.file, -1)
+            yield self.held.file
+        else:
+            with open(self.path, "rb", buffering=0) as file:
+                self._check(file.fileno(), len(self.stamp))
+                yield file.fileno()
+
+    def read(self, file: int, out: memoryview, offset: int) -> None:
+        """Fills ``out`` from byte ``offset`` of the file on.
+
+        Raises:
+            ValueError: the file is shorter than it was.
+        """
+        while out:
+            count = os.preadv(file, [out], offset)
+            if not count:
+                raise ValueError(f"{self.path}: the file was changed while it was being read")
+            out, offset = out[count:], offset + count
+
+    def _check(self, file: int, count: int) -> None:
+        if stamp(file)[:count] != self.stamp[:count]:
+            raise ValueError(f"{self.path}: the file was changed while it was being read")
 
 
 def stamp(file: int) -> tuple[int, ...]:
@@ -74,8 +122,11 @@ def stamp(file: int) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, *, hold: bool = False) -> Header:
     """Reads and checks the header of one safetensors file.
+
+    Args:
+        hold: keep the file open for as long as the header lives.
 
     Raises:
         OSError: the file cannot be read.
@@ -84,6 +135,7 @@ def read_header(path: Path) -> Header:
     with open(path, "rb") as file:
         seen = stamp(file.fileno())
         text = _json_bytes(path, file, size := seen[2])
+        held = Held(file.fileno()) if hold else None
     try:
         parsed = parse_json(text)
     except ValueError as error:
@@ -95,7 +147,7 @@ def read_header(path: Path) -> Header:
         raise ValueError(f"{path}: __metadata__ must map text to text")
     tensors = [_tensor(path, name, entry, 8 + len(text)) for name, entry in parsed.items()]
     _check_contiguous(path, tensors, 8 + len(text), size)
-    return Header(path, {info.name: info for info, _ in tensors}, metadata, seen)
+    return Header(path, {info.name: info for info, _ in tensors}, metadata, seen, held)
 
 
 def write_header(tensors: Iterable[TensorInfo], metadata: dict[str, str]) -> tuple[bytes, list[TensorInfo]]:
@@ -191,10 +243,17 @@ def _naturals(values: Any) -> bool:
 
 def _check_contiguous(path: Path, tensors: list[tuple[TensorInfo, int]], begin: int, size: int) -> None:
     end = begin
-    for info, stop in sorted(tensors, key=lambda pair: (pair[0].offset, pair[1])):
+    ordered = sorted(tensors, key=lambda pair: (pair[0].offset, pair[1]))
+    for info, stop in ordered:
         if info.offset != end:
             raise ValueError(f"{path}: tensor {info.name!r} must begin at byte {end}, got {info.offset}")
         end = stop
-    if end != size:
-        state = "truncated" if end > size else "longer than its header says"
-        raise ValueError(f"{path}: {state}: the tensors end at byte {end}, the file at {size}")
+    if end > size:
+        cut = next(info.name for info, stop in ordered if stop > size)
+        raise ValueError(
+            f"{path}: truncated: the tensors end at byte {end}, the file at {size}, within or before {cut!r}"
+        )
+    if end < size:
+        raise ValueError(
+            f"{path}: longer than its header says: the tensors end at byte {end}, the file at {size}"
+        )

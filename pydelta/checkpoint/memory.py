@@ -8,7 +8,7 @@ import os
 
 import torch
 
-from pydelta.checkpoint.header import ITEMSIZE, Header, TensorInfo, stamp
+from pydelta.checkpoint.header import ITEMSIZE, Header, TensorInfo
 
 TORCH = {
     "BOOL": torch.bool,
@@ -43,11 +43,9 @@ def map_tensor(header: Header, info: TensorInfo) -> torch.Tensor:
     if info.nbytes == 0:
         return torch.empty(info.shape, dtype=TORCH[info.dtype])
     lead = info.offset % mmap.ALLOCATIONGRANULARITY
-    with open(header.path, "rb") as file:
-        if stamp(file.fileno()) != header.stamp:
-            raise ValueError(f"{header.path}: the file was changed while it was being read")
+    with header.opened() as file:
         pages = mmap.mmap(
-            file.fileno(),
+            file,
             lead + info.nbytes,
             flags=mmap.MAP_PRIVATE,
             prot=mmap.PROT_READ | mmap.PROT_WRITE,
@@ -71,14 +69,8 @@ def read_into(header: Header, info: TensorInfo, out: torch.Tensor, start: int) -
     first = start * out.element_size()
     if out.dtype != TORCH[info.dtype] or first + len(data) > info.nbytes:
         raise ValueError(f"{header.path}: tensor {info.name!r} is {info.dtype} of shape {info.shape}")
-    with open(header.path, "rb", buffering=0) as file:
-        same = stamp(file.fileno()) == header.stamp
-        file.seek(info.offset + first)
-        while same and data:
-            count = file.readinto(data)
-            same, data = bool(count), data[count:]
-    if not same:
-        raise ValueError(f"{header.path}: the file was changed while it was being read")
+    with header.opened() as file:
+        header.read(file, data, info.offset + first)
     return out
 
 

@@ -21,6 +21,7 @@ class Checkpoint:
     Args:
         path: a folder with ``model.safetensors``, or with ``model.safetensors.index.json`` and its shards, or
             one safetensors file.
+        hold: keep the files open, so that they can be read when their names are gone.
 
     Attributes:
         path: as given.
@@ -32,9 +33,9 @@ class Checkpoint:
         ValueError: a file is not sound, or is a pickle; the message names it, and the tensor.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, hold: bool = False) -> None:
         self.path = Path(path)
-        self.shards = {name: read_header(file) for name, file in _files(self.path).items()}
+        self.shards = {name: read_header(file, hold=hold) for name, file in _files(self.path).items()}
         self._home: dict[str, Header] = {}
         self.tensors: dict[str, TensorInfo] = {}
         for header in self.shards.values():
