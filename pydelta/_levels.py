@@ -1,9 +1,13 @@
-"""The Lloyd-Max quantisers of N(0, 1) with 4, 16 and 256 levels (Lloyd, 1957; Max, 1960).
+"""The Lloyd-Max quantisers of N(0, 1) with 4, 16 and 256 levels (Lloyd, 1957; Max, 1960); shapes of codes.
 
 Only the positive levels stand here: the quantisers are symmetric. A level is the mean of N(0, 1) between the
 midpoints beside it, which the tests check; float32 holds each value exactly. One bit is a sign: its level
 is 1, since the scale makes up for any other.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 # fmt: off
 MAGNITUDES: dict[int, tuple[float, ...]] = {
@@ -36,3 +40,15 @@ MAGNITUDES: dict[int, tuple[float, ...]] = {
 DISTORTIONS = {1: 0.3633802276, 2: 0.1174818478, 4: 0.0095010080, 8: 0.0000411851}
 """bits -> mean squared error of the quantiser on N(0, 1)."""
 # fmt: on
+
+
+def row_bytes(n: int, bits: int) -> int:
+    """Bytes of the codes of a row of ``n`` elements."""
+    return (n * bits + 7) // 8
+
+
+def code_shapes(shape: Sequence[int], bits: int, group: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of codes and scales; ``group`` 0 is "row"."""
+    *rows, n = shape
+    size = group or n
+    return (*rows, row_bytes(n, bits)), (*rows, n // size if size else 0)

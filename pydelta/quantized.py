@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from pydelta import _check
-from pydelta._levels import MAGNITUDES
+from pydelta._levels import MAGNITUDES, row_bytes
 
 BITS = tuple(MAGNITUDES)
 
@@ -88,10 +87,6 @@ def group_size(op: str, group: object, n: int) -> int:
     return group
 
 
-def row_bytes(n: int, bits: int) -> int:
-    return (n * bits + 7) // 8
-
-
 def check_codes(op: str, name: str, q: Quantized, x: torch.Tensor) -> None:
     """Codes of a tensor of x's shape, on its device."""
     if q.shape != tuple(x.shape) or q.device != x.device:
@@ -99,13 +94,6 @@ def check_codes(op: str, name: str, q: Quantized, x: torch.Tensor) -> None:
             f"[{op}] {name} must be the codes of shape {tuple(x.shape)} on {x.device}, "
             f"got {q.shape} on {q.device}"
         )
-
-
-def code_shapes(shape: Sequence[int], bits: int, group: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of codes and scales; ``group`` 0 is "row"."""
-    *rows, n = shape
-    size = group or n
-    return (*rows, row_bytes(n, bits)), (*rows, n // size if size else 0)
 
 
 @functools.lru_cache(maxsize=32)

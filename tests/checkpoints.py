@@ -5,7 +5,7 @@ import struct
 
 import torch
 
-from pydelta import save_checkpoint
+from pydelta import load_checkpoint, save_checkpoint
 
 
 def state(seed, *, dtype=torch.float32, layers=3, out=24, width=40):
@@ -49,6 +49,12 @@ def equal(a, b):
     return a.keys() == b.keys() and all(
         a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a
     )
+
+
+def sums(store):
+    """All superposed tensors of a store, by their stored names."""
+    files = sorted(store.glob("superposed-*.safetensors"))
+    return {name: x for file in files for name, x in load_checkpoint(file).items()}
 
 
 def raw(header, data=b"", length=None):

@@ -37,7 +37,11 @@ def test_compress_and_retrieve(folder, capsys):
     assert main(["retrieve", "new", "m1", "-o", "m1.out.safetensors", "--lam", "0.5"]) == 0
     assert capsys.readouterr().out == "m1.out.safetensors\n"
     store = Superposition.open("new")
-    assert (store.manifest.transform, store.manifest.seed, store.manifest.dtype) == ("hadamard", 3, "fp32")
+    assert (store.manifest.transform, store.manifest.seed, store.manifest.form.dtype) == (
+        "hadamard",
+        3,
+        "fp32",
+    )
     assert equal(load_checkpoint("m1.out.safetensors"), store.retrieve("m1", lam=0.5))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import equal, family, listing, paths, tuned
+from checkpoints import equal, family, listing, paths, sums, tuned
 
 from pydelta import Superposition, load_checkpoint, save_checkpoint
 from pydelta.superposition import retrieve
@@ -35,6 +35,13 @@ def test_golden_stores_are_still_read(tmp_path, kind):
     for name, file in (("a/ä", "a"), ("b", "b")):
         found = store.retrieve(name, base=GOLDEN / "base")
         assert equal(found, load_checkpoint(GOLDEN / f"{kind}-{file}.safetensors"))
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_sums_are_those_of_version_1(tmp_path, kind):
+    models = {"b": GOLDEN / "b.safetensors", "a/ä": GOLDEN / "a.safetensors"}
+    Superposition.create(GOLDEN / "base", models, tmp_path / "store", **OPTIONS[kind])
+    assert equal(sums(tmp_path / "store"), sums(GOLDEN / kind))
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
@@ -90,10 +97,10 @@ def edit(path, change):
 BAD_FIELDS = {
     "format": (lambda c: c.update(format="zip"), "format must be 'pydelta-superposition'"),
     "newer": (
-        lambda c: c.update(version=2, pydelta="9.9"),
-        "version 2 of the format was written by a newer pydelta",
+        lambda c: c.update(version=3, pydelta="9.9"),
+        "version 3 of the format was written by a newer pydelta",
     ),
-    "version": (lambda c: c.update(version="1"), "version must be 1, got '1'"),
+    "version": (lambda c: c.update(version="1"), "version must be a JSON value of type int, got '1'"),
     "transform": (
         lambda c: c.update(transform="haar"),
         "transform must be one of none, sign, hadamard, got 'haar'",
@@ -109,7 +116,7 @@ BAD_FIELDS = {
         "fingerprint must be a SHA-256 in hex, got '0'",
     ),
     "stamps": (lambda c: c["base"].update(stamps={"x": ["y"]}), "base.stamps.x must be a list of integers"),
-    "shards": (lambda c: c.update(shards=-1), "shards must lie in [0, 99999], got -1"),
+    "shards": (lambda c: c.update(version=1, shards=-1), "shards must lie in [0, 99999], got -1"),
     "missing": (lambda c: c.pop("tensors"), "tensors must be a JSON value of type dict, got None"),
     "tensor": (lambda c: c["tensors"].update(x=1), "tensors.x must be an object, got 1"),
     "rule": (lambda c: c["tensors"]["scale"].update(rule="x"), "rule must be one of superposed, exact, base"),
@@ -149,17 +156,18 @@ def test_a_store_json_that_is_none(store):
 
 
 def test_files_that_do_not_hold_what_store_json_says(store):
-    file = store.path / "superposed-00001.safetensors"
+    (file,) = store.path.glob("superposed-*.safetensors")
     kept = load_checkpoint(file)
     save_checkpoint({**kept, "embed.weight": kept["embed.weight"][1:]}, file, force=True)
     with pytest.raises(ValueError, match=r"does not hold what store\.json says: embed\.weight"):
-        store.retrieve("m0")
+        Superposition.open(store.path)
     file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"superposed-00001\.safetensors: no such file"):
-        store.describe()
+    with pytest.raises(FileNotFoundError, match=rf"{file.name}: no such file"):
+        Superposition.open(store.path)
+    save_checkpoint(kept, file)
     save_checkpoint({}, store.path / "exact" / "m1.safetensors", force=True)
-    with pytest.raises((ValueError, FileNotFoundError)):
-        store.retrieve("m1")
+    with pytest.raises(ValueError, match=r"m1\.safetensors: does not hold what store\.json says: .*scale"):
+        Superposition.open(store.path)
 
 
 def test_an_unknown_model(store):

@@ -250,9 +250,7 @@ def _check_contiguous(path: Path, tensors: list[tuple[TensorInfo, int]], begin: 
         end = stop
     if end > size:
         cut = next(info.name for info, stop in ordered if stop > size)
-        raise ValueError(
-            f"{path}: truncated: the tensors end at byte {end}, the file at {size}, within or before {cut!r}"
-        )
+        raise ValueError(f"{path}: truncated: the tensors end at byte {end}, the file at {size}, in {cut!r}")
     if end < size:
         raise ValueError(
             f"{path}: longer than its header says: the tensors end at byte {end}, the file at {size}"

@@ -8,6 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from pydelta.superposition.form import BITS, RATES
+
 Commands = Any
 """What ``add_subparsers`` gives; its class is private."""
 
@@ -39,8 +41,9 @@ def add(commands: Commands) -> None:
         "--dtype",
         choices=("bf16", "fp32"),
         default="fp32",
-        help="of the superposition: fp32 (default: a single model comes back exactly) or bf16 (half of it)",
+        help="of sums in full: fp32 (default: a single model comes back exactly) or bf16 (half of it)",
     )
+    _add_dial(parser)
     parser.add_argument(
         "--lam",
         type=number,
@@ -50,6 +53,29 @@ def add(commands: Commands) -> None:
     )
     add_output_flags(parser)
     parser.set_defaults(run=run, fail=parser.error)
+
+
+def _add_dial(parser: argparse.ArgumentParser) -> None:
+    rates, bits = (", ".join(map(str, allowed)) for allowed in (RATES, BITS))
+    parser.add_argument(
+        "--rate",
+        type=number,
+        metavar="R",
+        help=f"bits per parameter and model, one of {rates}: low-bit codes in as many buckets as that takes",
+    )
+    parser.add_argument("--bits", type=int, metavar="B", help=f"codes of so many bits, one of {bits}")
+    parser.add_argument(
+        "--buckets", type=int, metavar="N", help="sums over which the models are spread; default: 1"
+    )
+    parser.add_argument(
+        "--group", type=group, default="row", metavar="G", help="codes that share a scale; default: a row"
+    )
+    parser.add_argument(
+        "--exact", action="store_true", help="a fixed-point sum, so that add and remove are exact"
+    )
+    parser.add_argument(
+        "--room", type=int, metavar="K", help="models that codes or an exact sum may come to hold"
+    )
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +103,12 @@ def run(args: argparse.Namespace) -> int:
         shuffle_layers=args.shuffle_layers,
         seed=args.seed,
         dtype=args.dtype,
+        rate=args.rate,
+        bits=args.bits,
+        buckets=args.buckets,
+        group=args.group,
+        exact=args.exact,
+        room=args.room,
         lam=args.lam,
         force=args.force,
         progress=not args.quiet,
@@ -102,6 +134,10 @@ def number(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be finite, got {text}")
     return value
+
+
+def group(text: str) -> str | int:
+    return text if text == "row" else int(text)
 
 
 def seed(text: str) -> int:

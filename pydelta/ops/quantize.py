@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from pydelta import _check, _dispatch
+from pydelta._levels import code_shapes
 from pydelta.ops._library import register, register_tuple, without_grad
-from pydelta.quantized import Quantized, check_bits, code_shapes, group_size
+from pydelta.quantized import Quantized, check_bits, group_size
 
 Parts = tuple[torch.Tensor, torch.Tensor]
 

@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from pydelta.quantized import LANES, Quantized, group_size, row_bytes, tables
+from pydelta._levels import row_bytes
+from pydelta.quantized import LANES, Quantized, group_size, tables
 
 
 def _sum(values: torch.Tensor) -> torch.Tensor:

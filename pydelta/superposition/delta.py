@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -13,103 +14,153 @@ from pydelta._check import compute_dtype
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.memory import TORCH
 from pydelta.checkpoint.workspace import Workspace, check_finite
-from pydelta.ops import superpose
+from pydelta.ops import quantize, superpose
+from pydelta.quantized import Quantized
 from pydelta.random import Key, key
-from pydelta.superposition.parts import input_axis
+from pydelta.superposition.form import Form
+from pydelta.superposition.parts import Part, input_axis
 from pydelta.superposition.rules import Rule
 
 _SMALL, _RUN, _PERIOD = 1 << 18, 32, 1031
 
 
 class Summer:
-    """S[place] = sum_k w_k T_k(tuned_k - base), the models in the order of their names."""
+    """S[place] = sum_k w_k T_k(tuned_k - base), the models in the order of their names.
+
+    Args:
+        weights: model -> w_k; a negative one takes a model out of a sum that holds it.
+    """
 
     def __init__(
         self,
         base: Checkpoint,
         models: Mapping[str, Checkpoint],
         weights: Mapping[str, float],
-        seed: int,
+        seeds: Mapping[str, int],
         transform: str,
     ) -> None:
         self.base, self.models = base, {name: models[name] for name in sorted(models)}
-        self._weights, self._seed, self._transform = weights, seed, transform
+        self.seeds, self._weights, self._transform = seeds, weights, transform
         self._key = functools.lru_cache(4096)(key)  # once per tensor, not per part
         self._work = Workspace()
-        self._norm2: dict[str, list[float]] = {name: [] for name in models}
+        self._norm2 = {name: {tensor: list[float]() for tensor in base.names} for name in models}
 
-    def norm2(self, model: str) -> float:
-        """The squared norm of a model's delta over all that was summed."""
-        return math.fsum(self._norm2[model])
+    def norm2(self, model: str, tensor: str) -> float:
+        """The squared norm of a model's delta of a tensor that was summed, to six digits."""
+        return float(f"{math.fsum(self._norm2[model][tensor]):.6g}")
 
-    def sum(
-        self, sources: Mapping[str, str], rule: Rule, start: int, shape: tuple[int, ...], dtype: torch.dtype
-    ) -> torch.Tensor:
+    def sum(self, part: Part, dtype: torch.dtype, old: torch.Tensor | None = None) -> torch.Tensor:
         """One part of one tensor of the store; it lives until the thread's next call.
 
         Args:
-            sources: model -> the tensor whose delta it puts there.
-            rule: theirs.
-            start, shape: of the part, see :func:`cut`.
             dtype: of the result.
+            old: a sum of other models, to which these are added.
 
         Raises:
             ValueError: an input holds NaN or Inf, the sum overflows, or a file has changed.
         """
-        bases = {
-            name: self._read(self.base, name, f"base {i}", start, shape)
-            for i, name in enumerate(sorted(set(sources.values())))
-        }
-        terms = [
-            _Term(
-                bases[sources[model]],
-                self._read(checkpoint, sources[model], f"tuned {model}", start, shape),
-                self._key(self._seed, "signs", model, sources[model]),
-                self._weights[model],
-            )
-            for model, checkpoint in self.models.items()
-        ]
-        out = self._work.get("sum", shape, dtype)
-        if len(bases) == 1:
-            self._superpose(terms, input_axis(rule), out)
-        else:
-            # Shuffled layers: every delta has a base of its own. The bits are as if they came at once.
-            compute = compute_dtype(terms[0].base.dtype)
-            total = self._work.get("total", shape, compute).zero_()
-            for term in terms:
-                one = self._work.get("one", shape, compute)
-                total.add_(self._superpose([term], input_axis(rule), one))
-            out.copy_(total)
-        if not math.isfinite(out.sum().item()):
-            self._blame(sources, out)
-        for model, term in zip(self.models, terms, strict=True):
-            self._norm2[model].append(norm2(term.tuned, term.base, start, math.prod(rule.shape)))
+        return self._sum(self._terms(part), part, dtype, old)
+
+    def codes(self, part: Part, form: Form) -> Quantized:
+        """The codes of one part of a sum, which is itself nowhere in memory unless layers are shuffled."""
+        terms = self._terms(part)
+        if not _one_base(terms):
+            return coded(self._sum(terms, part, compute_dtype(terms[0].base.dtype), None), part.rule, form)
+        assert form.bits is not None
+        found = self._superpose(terms, part, bits=form.bits, group=form.group)
+        assert isinstance(found, Quantized)
+        self._check(part, found.scales)
+        return found
+
+    def fixed(self, part: Part, exponent: int, room: int, old: torch.Tensor | None = None) -> torch.Tensor:
+        """As :meth:`sum`, in int32: deltas are rounded to multiples of 2^-exponent, so any order is exact."""
+        out = self._work.get("fixed", part.shape, torch.int32)
+        out.zero_() if old is None else out.copy_(old)
+        most = (2**31 - 1) // room
+        for model, one in zip(self.models, self._deltas(self._terms(part), part), strict=True):
+            one.mul_(math.ldexp(1.0, exponent)).round_()
+            if not bool((one.abs() <= most).all()):
+                self._check(part, one)
+                raise ValueError(
+                    f"{self.models[model].path}: tensor {part.sources[model]!r} is too far from the base "
+                    f"for a fixed-point sum of {room} models; take less --room, or leave out --exact"
+                )
+            out.add_(one.to(torch.int32))
         return out
 
-    def _read(
-        self, checkpoint: Checkpoint, name: str, role: str, start: int, shape: tuple[int, ...]
-    ) -> torch.Tensor:
-        out = self._work.get(role, shape, TORCH[checkpoint.dtype(name)])
-        return checkpoint.read(name, out, start)
+    def _terms(self, part: Part) -> list[_Term]:
+        bases = {
+            name: self._read(self.base, name, f"base {i}", part)
+            for i, name in enumerate(sorted(set(part.sources.values())))
+        }
+        terms = []
+        for model, checkpoint in self.models.items():
+            name = part.sources[model]
+            tuned = self._read(checkpoint, name, f"tuned {model}", part)
+            signs = self._key(self.seeds[model], "signs", model, name)
+            terms.append(_Term(bases[name], tuned, signs, self._weights[model]))
+            power = norm2(tuned, bases[name], part.start, math.prod(part.rule.shape))
+            self._norm2[model][name].append(power)
+        return terms
 
-    def _superpose(self, terms: Sequence[_Term], dim: int, out: torch.Tensor) -> torch.Tensor:
-        return superpose(
+    def _sum(
+        self, terms: Sequence[_Term], part: Part, dtype: torch.dtype, old: torch.Tensor | None
+    ) -> torch.Tensor:
+        out = self._work.get("sum", part.shape, dtype)
+        if old is None and _one_base(terms):
+            self._superpose(terms, part, out=out)
+        else:
+            # Every delta has a base of its own, or joins a sum. The bits are as if they came at once.
+            total = self._work.get("total", part.shape, compute_dtype(terms[0].base.dtype))
+            total.zero_() if old is None else total.copy_(old)
+            for one in self._deltas(terms, part):
+                total.add_(one)
+            out.copy_(total)
+        self._check(part, out)
+        return out
+
+    def _read(self, checkpoint: Checkpoint, name: str, role: str, part: Part) -> torch.Tensor:
+        out = self._work.get(role, part.shape, TORCH[checkpoint.dtype(name)])
+        return checkpoint.read(name, out, part.start)
+
+    def _deltas(self, terms: Sequence[_Term], part: Part) -> Iterator[torch.Tensor]:
+        for term in terms:
+            one = self._work.get("one", part.shape, compute_dtype(term.base.dtype))
+            self._superpose([term], part, out=one)
+            yield one
+
+    def _superpose(self, terms: Sequence[_Term], part: Part, **options: Any) -> torch.Tensor | Quantized:
+        found: torch.Tensor | Quantized = superpose(
             terms[0].base,
             [term.tuned for term in terms],
             [term.key for term in terms],
             weights=[term.weight for term in terms],
             transform=self._transform,
-            dim=dim,
-            out=out,
+            dim=input_axis(part.rule),
+            **options,
         )
+        return found
 
-    def _blame(self, sources: Mapping[str, str], out: torch.Tensor) -> None:
-        for model, name in sources.items():
+    def _check(self, part: Part, out: torch.Tensor) -> None:
+        """Nothing in a sum, or in its scales, is NaN or Inf."""
+        if math.isfinite(out.sum().item()):
+            return
+        for model, name in part.sources.items():
             check_finite(self.base, name)
             check_finite(self.models[model], name)
         if not out.isfinite().all():
-            names = ", ".join(sorted(set(sources.values())))
+            names = ", ".join(sorted(set(part.sources.values())))
             raise ValueError(f"{self.base.path}: the sum of the deltas of {names} overflows {out.dtype}")
+
+
+def coded(total: torch.Tensor, rule: Rule, form: Form) -> Quantized:
+    """The codes of a part of a sum."""
+    assert form.bits is not None
+    return quantize(total.movedim(input_axis(rule), -1), bits=form.bits, group=form.group)
+
+
+def _one_base(terms: Sequence[_Term]) -> bool:
+    return all(term.base is terms[0].base for term in terms)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,5 +192,5 @@ def norm2(tuned: torch.Tensor, base: torch.Tensor, start: int, count: int) -> fl
         # Gathered in their own dtype first: converting strided runs is many times slower.
         tuned, base = (x[first:].as_strided(size, stride).contiguous().view(-1) for x in (tuned, base))
         scale = _PERIOD / _RUN
-    delta = tuned.double().sub_(base.double())
+    delta = tuned.double() - base.double()
     return float(torch.dot(delta, delta)) * scale

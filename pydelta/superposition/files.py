@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.staging import Pathlike
-from pydelta.superposition.manifest import DTYPES, Manifest, exact_name, shard_name
-from pydelta.superposition.rules import EXACT, SUPERPOSED, Rule
+from pydelta.superposition.manifest import Manifest, exact_name
+from pydelta.superposition.rules import EXACT
 
 
 def open_base(store: Path, manifest: Manifest, given: Pathlike | None) -> Checkpoint:
@@ -38,41 +39,47 @@ def stamps(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     return {name: header.stamp for name, header in checkpoint.shards.items()}
 
 
-def superposed_tensors(store: Path, manifest: Manifest) -> dict[str, Checkpoint]:
-    """Superposed tensor -> the file that holds it.
+class StoreFiles:
+    """The files of tensors that a store's ``store.json`` names, held open: a store that changes while
+    somebody reads it stays for the reader what it was.
 
     Raises:
         OSError: a file is missing.
         ValueError: a file is not sound or does not hold what it must.
     """
-    files = [Checkpoint(store / shard_name(i + 1)) for i in range(manifest.shards)]
-    home = {name: file for file in files for name in file.names}
-    wanted = {
-        name: (superposed_dtype(rule, manifest.dtype), rule.shape)
-        for name, rule in manifest.rules.items()
-        if rule.rule == SUPERPOSED
-    }
-    _compare(store, {name: file.tensors[name] for name, file in home.items()}, wanted)
-    return home
+
+    def __init__(self, store: Path, manifest: Manifest) -> None:
+        self.manifest = manifest
+        held = {file: Checkpoint(store / file, hold=True) for file in manifest.files}
+        self.exact = {model: held[exact_name(model)] for model in manifest.models}
+        kept = [
+            TensorInfo(n, rule.dtype, rule.shape) for n, rule in manifest.rules.items() if rule.rule == EXACT
+        ]
+        for file in self.exact.values():
+            _compare(file.path, file.tensors, kept)
+        form, rules = manifest.form, manifest.rules
+        self.sums: list[dict[str, Checkpoint]] = []
+        self.totals: list[dict[str, Checkpoint]] = []
+        for bucket in manifest.buckets:
+            self.sums.append(_home([held[file] for file in bucket.files]))
+            self.totals.append(_home([held[file] for file in bucket.open]) if form.bits else self.sums[-1])
+            _compare(store, _infos(self.sums[-1]), form.tensors(rules))
+            if bucket.open:
+                _compare(store, _infos(self.totals[-1]), form.tensors(rules, total=True))
 
 
-def exact_tensors(store: Path, manifest: Manifest, model: str) -> Checkpoint:
-    """The file of a model's exact tensors; errors as :func:`superposed_tensors`."""
-    file = Checkpoint(store / exact_name(model))
-    kept = {name: rule for name, rule in manifest.rules.items() if rule.rule == EXACT}
-    _compare(file.path, file.tensors, {name: (rule.dtype, rule.shape) for name, rule in kept.items()})
-    return file
+def _home(files: list[Checkpoint]) -> dict[str, Checkpoint]:
+    """Stored tensor -> the file that holds it."""
+    return {name: file for file in files for name in file.names}
 
 
-def superposed_dtype(rule: Rule, dtype: str) -> str:
-    """The dtype of a superposed tensor: as asked for the store, but F64 for an F64 base."""
-    return "F64" if rule.dtype == "F64" else DTYPES[dtype]
+def _infos(home: Mapping[str, Checkpoint]) -> dict[str, TensorInfo]:
+    return {name: file.tensors[name] for name, file in home.items()}
 
 
-def _compare(
-    path: Path, found: dict[str, TensorInfo], wanted: dict[str, tuple[str, tuple[int, ...]]]
-) -> None:
+def _compare(path: Path, found: Mapping[str, TensorInfo], wanted: Iterable[TensorInfo]) -> None:
     have = {name: (info.dtype, info.shape) for name, info in found.items()}
-    differ = sorted(name for name in have.keys() | wanted.keys() if have.get(name) != wanted.get(name))
+    must = {info.name: (info.dtype, info.shape) for info in wanted}
+    differ = sorted(name for name in have.keys() | must.keys() if have.get(name) != must.get(name))
     if differ:
         raise ValueError(f"{path}: does not hold what store.json says: {', '.join(differ)}")

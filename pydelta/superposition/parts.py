@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pydelta.checkpoint.workspace import PART_BYTES
 from pydelta.superposition.rules import Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Part of one tensor of the store.
+
+    Attributes:
+        place: that tensor.
+        sources: model -> the tensor whose delta it puts there.
+        rule: theirs.
+        start, shape: see :func:`cut`.
+    """
+
+    place: str
+    sources: Mapping[str, str]
+    rule: Rule
+    start: int
+    shape: tuple[int, ...]
 
 
 def cut(rule: Rule, bytes_per_element: int) -> Iterator[tuple[int, tuple[int, ...]]]:

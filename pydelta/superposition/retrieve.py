@@ -20,11 +20,11 @@ from pydelta.checkpoint.staging import Pathlike, check_output
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import Workspace
 from pydelta.random import key
-from pydelta.superposition.files import exact_tensors, open_base, stamps, superposed_tensors
-from pydelta.superposition.log import append_log, locked
-from pydelta.superposition.manifest import Manifest
+from pydelta.superposition.files import StoreFiles, open_base, stamps
+from pydelta.superposition.log import append_log
 from pydelta.superposition.parts import cut, input_axis
 from pydelta.superposition.rules import BASE, SUPERPOSED, slots
+from pydelta.superposition.stored import Stored
 
 Sink = Callable[[str, torch.Tensor, int], object]
 """Takes a tensor's name, consecutive elements of it, and the index of the first."""
@@ -39,8 +39,9 @@ class Retrieval:
     """
 
     def __init__(
-        self, store: Path, manifest: Manifest, name: str, base: Pathlike | None, lam: float | None
+        self, store: Path, files: StoreFiles, name: str, base: Pathlike | None, lam: float | None
     ) -> None:
+        manifest = files.manifest
         if name not in manifest.models:
             known = ", ".join(sorted(manifest.models))
             raise ValueError(f"{store}: holds no model {name!r}; it holds {known}")
@@ -48,8 +49,8 @@ class Retrieval:
         self.base = open_base(store, manifest, base)
         self._store, self._manifest = store, manifest
         self._name, self._model = name, manifest.models[name]
-        self._home = superposed_tensors(store, manifest)
-        self._exact = exact_tensors(store, manifest, name)
+        self._sums = Stored(files, manifest.bucket(name))
+        self._exact = files.exact[name]
         self._slots = slots(manifest.rules, self._model.seed, name, manifest.shuffle_layers)
         self._work = Workspace()
         # What has not been written to since the store was made needs no hashing.
@@ -80,11 +81,7 @@ class Retrieval:
 
     def _run(self, names: list[str], sink: Sink, show: bool) -> None:
         label = f"retrieve {self._name}"
-        with (
-            locked(self._store, shared=True),
-            progress(label, self.base.nbytes, show) as advance,
-            Workers(advance) as workers,
-        ):
+        with progress(label, self.base.nbytes, show) as advance, Workers(advance) as workers:
             for name in names:
                 if self._unknown:
                     workers.aside(functools.partial(self._verify, name))
@@ -97,17 +94,17 @@ class Retrieval:
             workers.part(functools.partial(_copy, home, name, sink))
             return
         place = self._slots[name]
-        width = 2 * ITEMSIZE[rule.dtype] + ITEMSIZE[self._home[place].dtype(place)]
+        width = 2 * ITEMSIZE[rule.dtype] + 4
         for start, shape in cut(rule, width):
             job = functools.partial(self._retrieve, name, place, start, shape, sink)
             (workers.part if rule.dim else workers.alone)(job)
 
     def _retrieve(self, name: str, place: str, start: int, shape: tuple[int, ...], sink: Sink) -> int:
-        rule, home = self._manifest.rules[name], self._home[place]
-        dtype, stored = TORCH[rule.dtype], TORCH[home.dtype(place)]
+        rule = self._manifest.rules[name]
+        dtype = TORCH[rule.dtype]
         tuned = ops.retrieve(
             self.base.read(name, self._work.get("base", shape, dtype), start),
-            home.read(place, self._work.get("superposed", shape, stored), start),
+            self._sums.part(place, start, shape),
             key(self._model.seed, "signs", self._name, name),
             lam=self.lam / self._model.weight,
             transform=self._manifest.transform,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from pydelta.superposition.files import superposed_tensors
-from pydelta.superposition.manifest import Manifest
+import torch
+
+from pydelta.quantized import Quantized
+from pydelta.random import Key, key
+from pydelta.superposition.files import StoreFiles
 from pydelta.superposition.rules import slots
-
-if TYPE_CHECKING:
-    import torch
-
-    from pydelta.quantized import Quantized
-    from pydelta.random import Key
+from pydelta.superposition.stored import Stored
 
 
 class Source(NamedTuple):
@@ -30,10 +27,10 @@ class Source(NamedTuple):
     lam: float
 
 
-def source(store: Path, manifest: Manifest, model: str, tensor: str) -> Source:
-    from pydelta.random import key
-
+def source(files: StoreFiles, model: str, tensor: str) -> Source:
+    """See :meth:`Superposition.source`."""
+    manifest = files.manifest
     entry = manifest.models[model]
     place = slots(manifest.rules, entry.seed, model, manifest.shuffle_layers)[tensor]
-    superposed = superposed_tensors(store, manifest)[place].tensor(place)
+    superposed = Stored(files, manifest.bucket(model)).tensor(place)
     return Source(superposed, key(entry.seed, "signs", model, tensor), manifest.lam / entry.weight)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from pydelta.superposition.files import exact_tensors, superposed_tensors
-from pydelta.superposition.manifest import Manifest, read_manifest
+from pydelta.superposition.buckets import relative_error
+from pydelta.superposition.describe import describe
+from pydelta.superposition.files import StoreFiles
+from pydelta.superposition.log import locked
+from pydelta.superposition.parse import read_manifest
 from pydelta.superposition.rules import SUPERPOSED
 
 if TYPE_CHECKING:
@@ -27,9 +29,10 @@ class Superposition:
     Make one with :meth:`create`, or :meth:`open` one. ``docs/formats.md`` describes the files.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, files: StoreFiles) -> None:
         self.path = path
-        self.manifest = manifest
+        self.files = files
+        self.manifest = files.manifest
 
     @classmethod
     def create(
@@ -42,6 +45,12 @@ class Superposition:
         shuffle_layers: bool = False,
         seed: int = 42,
         dtype: str = "fp32",
+        rate: float | None = None,
+        bits: int | None = None,
+        buckets: int | None = None,
+        group: str | int = "row",
+        exact: bool = False,
+        room: int | None = None,
         lam: float = 1.0,
         weights: Mapping[str, float] | None = None,
         input_dims: Mapping[str, int] | None = None,
@@ -57,7 +66,15 @@ class Superposition:
             transform: "sign", "hadamard" or "none", as in :func:`pydelta.superpose`.
             shuffle_layers: let every model's layers change places among layers of one kind.
             seed: of all random signs and places, in [0, 2**64).
-            dtype: of the superposition: "fp32" (one model comes back exactly) or "bf16" (half the bytes).
+            dtype: of sums in full: "fp32" (one model comes back exactly) or "bf16" (half the bytes).
+            rate: bits per parameter and model, which chooses ``bits`` and ``buckets``: 16 (one sum in full,
+                the default), 4, 2, 1 (every model has codes of its own), 0.5, 0.25 or 0.125 (2, 4 or 8
+                models share one-bit codes).
+            bits: of codes in the place of sums: 1, 2, 4 or 8.
+            buckets: over how many sums the models are spread, so that their norms balance; 1 by default.
+            group: with codes, "row" or the number of elements that share a scale.
+            exact: keep the sum in 32-bit fixed point: adding and removing models is exact in any order.
+            room: models that codes or an exact sum may hold; by default 1 / rate, the largest bucket, or 64.
             lam: lambda, the factor of a retrieved delta; 1 is unbiased.
             weights: model -> factor of its delta in the sum, positive, 1 by default; :meth:`retrieve` divides
                 by it, so a heavier model comes back cleaner, at the cost of the others.
@@ -74,22 +91,27 @@ class Superposition:
             OSError: a file cannot be read or written.
         """
         from pydelta.superposition.compress import create
-        from pydelta.superposition.options import Options, weights_of
+        from pydelta.superposition.options import Dial, Options, weights_of
 
-        options = Options(transform, shuffle_layers, seed, dtype, lam, weights_of(models, weights))
+        dial = Dial(dtype, rate, bits, buckets, group, exact, room)
+        given = weights_of(models, weights)
+        options = Options(transform, shuffle_layers, seed, lam, *dial.turn(len(given)), given)
         path = create(base, models, out, options, input_dims=input_dims, force=force, show=progress)
         return cls.open(path)
 
     @classmethod
     def open(cls, path: Pathlike) -> Superposition:
-        """Opens a store.
+        """Opens a store, as it is now: what others add to it or remove later does not show.
 
         Raises:
             OSError: it cannot be read, or there is none.
-            ValueError: it is not sound, or of a newer version of the format.
+            ValueError: it or one of its files is not sound, or of a newer version of the format.
         """
         store = Path(path)
-        return cls(store, read_manifest(store))
+        if not store.is_dir():
+            raise FileNotFoundError(f"{store}: not a store: no such folder")
+        with locked(store, shared=True):
+            return cls(store, StoreFiles(store, read_manifest(store)))
 
     @property
     def models(self) -> list[str]:
@@ -153,7 +175,7 @@ class Superposition:
         """
         from pydelta.superposition.retrieve import Retrieval
 
-        retrieval = Retrieval(self.path, self.manifest, name, base, lam)
+        retrieval = Retrieval(self.path, self.files, name, base, lam)
         if out is None:
             return retrieval.to_memory(show=progress)
         return retrieval.to_files(out, force=force, show=progress)
@@ -197,7 +219,7 @@ class Superposition:
             ValueError: an unknown model.
         """
         self._known(model)
-        return 0
+        return self.manifest.bucket(model)
 
     def source(self, model: str, tensor: str) -> Source:
         """One superposed tensor of a model as it lies in the store, mapped into memory.
@@ -213,7 +235,6 @@ class Superposition:
 
         Raises:
             ValueError: an unknown model, or a tensor that is not superposed.
-            OSError: a file cannot be read.
         """
         from pydelta.superposition.source import source
 
@@ -221,17 +242,16 @@ class Superposition:
         rule = self.manifest.rules.get(tensor)
         if rule is None or rule.rule != SUPERPOSED:
             raise ValueError(f"{self.path}: tensor {tensor!r} is not superposed")
-        return source(self.path, self.manifest, model, tensor)
+        return source(self.files, model, tensor)
 
     def exact(self, model: str) -> dict[str, torch.Tensor]:
         """A model's own tensors, those whose rule is "exact", mapped into memory.
 
         Raises:
-            ValueError: an unknown model, or a file that is not sound.
-            OSError: a file cannot be read.
+            ValueError: an unknown model.
         """
         self._known(model)
-        file = exact_tensors(self.path, self.manifest, model)
+        file = self.files.exact[model]
         return {name: file.tensor(name) for name in file.names}
 
     def _known(self, model: str) -> None:
@@ -241,64 +261,12 @@ class Superposition:
     def interference(self) -> dict[str, float]:
         """Model -> expected relative squared error of its retrieved delta at lambda 1.
 
-        It is the sum over the other models of w_j^2 ||tau_j||^2, divided by w_k^2 ||tau_k||^2; infinite for a
-        model that has no delta while others have. The expected cosine is ``1 / sqrt(1 + error)``.
+        With P the sum of w_j^2 ||tau_j||^2 over the models of its bucket and D the distortion of the codes, 0
+        without, it is P / ((1 - D) w_k^2 ||tau_k||^2) - 1; infinite for a model that has no delta while
+        others have. The expected cosine is ``1 / sqrt(1 + error)``.
         """
-        power = {name: model.weight**2 * model.norm2 for name, model in self.manifest.models.items()}
-        total = math.fsum(power.values())
-        return {name: _ratio(max(total - power[name], 0.0), power[name]) for name in self.models}
+        return {name: relative_error(self.manifest, name) for name in self.models}
 
     def describe(self) -> dict[str, Any]:
-        """What ``pydelta inspect`` prints, as plain JSON data.
-
-        Raises:
-            OSError, ValueError: as :meth:`open`, also for the files of tensors.
-        """
-        manifest = self.manifest
-        superposed = superposed_tensors(self.path, manifest)
-        exact = {name: exact_tensors(self.path, manifest, name) for name in self.models}
-        tensors = []
-        for name, rule in manifest.rules.items():
-            stored = superposed[name].tensors[name].nbytes if name in superposed else 0
-            stored += sum(file.tensors[name].nbytes for file in exact.values() if name in file.tensors)
-            tensors.append(
-                {
-                    "name": name,
-                    "rule": rule.rule,
-                    "dtype": rule.dtype,
-                    "shape": list(rule.shape),
-                    "bytes": stored,
-                }
-            )
-        return {
-            "kind": "store",
-            "path": str(self.path),
-            "transform": manifest.transform,
-            "shuffle_layers": manifest.shuffle_layers,
-            "seed": manifest.seed,
-            "dtype": manifest.dtype,
-            "lam": manifest.lam,
-            "base": {"path": manifest.base_path, "fingerprint": manifest.base_fingerprint},
-            "bytes": sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file()),
-            "models": self._describe_models(),
-            "tensors": tensors,
-        }
-
-    def _describe_models(self) -> dict[str, dict[str, float | str | None]]:
-        found: dict[str, dict[str, float | str | None]] = {}
-        for name, error in self.interference().items():
-            model = self.manifest.models[name]
-            found[name] = {
-                "weight": model.weight,
-                "norm": math.sqrt(model.norm2),
-                "expected_error": error if math.isfinite(error) else None,
-                "expected_cosine": 1 / math.sqrt(1 + error),
-                "fingerprint": model.fingerprint,
-            }
-        return found
-
-
-def _ratio(noise: float, signal: float) -> float:
-    if signal > 0:
-        return noise / signal
-    return math.inf if noise > 0 else 0.0
+        """What ``pydelta inspect`` prints, as plain JSON data."""
+        return describe(self.path, self.files)
