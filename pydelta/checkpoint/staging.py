@@ -59,7 +59,7 @@ def staged(out: Path, *, force: bool) -> Iterator[Path]:
     new, old = out.with_name(f".{out.name}.new-{token}"), out.with_name(f".{out.name}.old-{token}")
     try:
         yield new
-        _sync_folders(new)
+        _sync_all(new)
         _swap(new, out, old, force)
     except BaseException:
         remove(new)
@@ -89,16 +89,16 @@ def _swap(new: Path, out: Path, old: Path, force: bool) -> None:
         except BaseException:
             os.rename(old, out)
             raise
-    _sync(out.parent)
+    sync_folder(out.parent)
 
 
-def _sync_folders(path: Path) -> None:
+def _sync_all(path: Path) -> None:
     if path.is_dir():
         for folder, _, _ in os.walk(path):
-            _sync(Path(folder))
+            sync_folder(Path(folder))
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     file = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(file)

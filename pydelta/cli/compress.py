@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from pydelta.superposition import Superposition
 from pydelta.superposition.form import BITS, RATES
 
 Commands = Any
@@ -93,8 +94,6 @@ def run(args: argparse.Namespace) -> int:
         if name in models:
             args.fail(f"two models are named {name!r}: {models[name]} and {path}; give NAME=PATH")
         models[name] = path
-    from pydelta.superposition import Superposition
-
     store = Superposition.create(
         args.base,
         models,
@@ -133,6 +132,13 @@ def number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be finite, got {text}")
+    return value
+
+
+def positive(text: str) -> float:
+    value = number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
     return value
 
 

@@ -13,9 +13,28 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from pydelta import __version__
-from pydelta.cli import compress, demo, diff, env, inspect, merge, patch, prune, retrieve, similarity, vera
+from pydelta.cli import (
+    add,
+    compress,
+    demo,
+    diff,
+    env,
+    export,
+    inspect,
+    list,
+    merge,
+    patch,
+    prune,
+    remove,
+    retrieve,
+    seal,
+    similarity,
+    vera,
+    verify,
+)
 
-COMMANDS = (merge, prune, similarity, compress, retrieve, diff, patch, vera, inspect, env, demo)
+STORES = (compress, retrieve, add, remove, seal, export, list, verify)
+COMMANDS = (merge, prune, similarity, *STORES, diff, patch, vera, inspect, env, demo)
 
 
 class Parser(argparse.ArgumentParser):

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from pydelta.cli.compress import Commands, add_output_flags, number
+from pydelta.superposition import Superposition
 
 
 def add(commands: Commands) -> None:
@@ -26,8 +27,6 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pydelta.superposition import Superposition
-
     store = Superposition.open(args.store)
     options = {"base": args.base, "lam": args.lam, "force": args.force, "progress": not args.quiet}
     path = store.retrieve(args.name, args.out, **options)

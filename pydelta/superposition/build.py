@@ -15,7 +15,8 @@ from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import check_finite
 from pydelta.checkpoint.writer import writing
 from pydelta.superposition.delta import Summer, norm2
-from pydelta.superposition.manifest import EXACT_FOLDER, Model, exact_name
+from pydelta.superposition.files import stamps
+from pydelta.superposition.manifest import EXACT_FOLDER, Manifest, Model, exact_name
 from pydelta.superposition.rules import EXACT, SUPERPOSED, Rule
 
 _EXPONENTS = 100
@@ -68,6 +69,24 @@ def exponents(base: Checkpoint, rules: Mapping[str, Rule], room: int) -> dict[st
             largest = float(check_finite(base, name).abs().max())
             found[name] = max(-_EXPONENTS, min(_EXPONENTS, head - math.frexp(largest or 1.0)[1]))
     return found
+
+
+def check_base(store: Path, base: Checkpoint, manifest: Manifest, workers: Workers) -> None:
+    """A base has the bytes of the store's, unless its files bear the stamps that they had when it was made.
+
+    Raises:
+        ValueError: it has others; the message says in which tensors, and how much of it they are.
+    """
+    if stamps(base) == manifest.base_stamps:
+        return
+    digests = {name: workers.begin(functools.partial(tensor_digest, base, name)) for name in base.names}
+    differ = [name for name, digest in digests.items() if digest.result() != manifest.digests[name]]
+    if differ:
+        share = sum(base.tensors[name].nbytes for name in differ) / base.nbytes
+        raise ValueError(
+            f"{base.path}: not the base of {store}: {len(differ)} of {len(digests)} tensors differ, "
+            f"{share:.1%} of the bytes: {', '.join(differ)}"
+        )
 
 
 def settle(

@@ -16,6 +16,7 @@ from pydelta.checkpoint.staging import Pathlike, check_output, staged
 from pydelta.checkpoint.workers import Workers
 from pydelta.superposition import build
 from pydelta.superposition.buckets import spread
+from pydelta.superposition.commit import write_text
 from pydelta.superposition.delta import Summer
 from pydelta.superposition.files import stamps
 from pydelta.superposition.log import log_line, writing_alone
@@ -148,10 +149,3 @@ class _Compression:
     def _digest(self, name: str) -> int:
         self._digests[name] = tensor_digest(self._base, name)
         return 0
-
-
-def write_text(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

@@ -124,10 +124,15 @@ class Manifest:
 
 
 def exact_name(model: str) -> str:
-    """The file of a model's exact tensors, below the store; no name leads out of the folder."""
+    """The file of a model's exact tensors, below the store."""
+    return f"{EXACT_FOLDER}/{file_name(model)}.safetensors"
+
+
+def file_name(model: str) -> str:
+    """A model's name as that of a file, which no name leads out of its folder."""
     safe = quote(model, safe="")  # leaves letters, digits, "_.-~"
     safe = safe.replace("~", "%7E")
-    return f"{EXACT_FOLDER}/{safe.replace('.', '%2E') if set(safe) == {'.'} else safe}.safetensors"
+    return safe.replace(".", "%2E") if set(safe) == {"."} else safe
 
 
 def check_model_name(name: object) -> str:

@@ -56,14 +56,15 @@ class Retrieval:
         # What has not been written to since the store was made needs no hashing.
         self._unknown = stamps(self.base) != manifest.base_stamps
 
-    def to_files(self, out: Pathlike, *, force: bool, show: bool) -> Path:
+    def to_files(self, out: Pathlike, *, force: bool, show: bool, log: bool = True) -> Path:
         """Writes the model as a checkpoint with the base's layout."""
         target = check_output(out, force=force, inputs=[self._store, self.base.path])
         shards, metadata = layout_of(self.base, target)
         names = [info.name for tensors in shards.values() for info in tensors]
         with output(target, shards, metadata, force=force, copy_from=self.base.folder) as writer:
             self._run(names, writer.write, show)
-        self._log(str(target))
+        if log:
+            self._log(str(target))
         return target
 
     def to_memory(self, *, show: bool) -> dict[str, torch.Tensor]:

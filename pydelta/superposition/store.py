@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -211,6 +211,129 @@ class Superposition:
         from pydelta.superposition.serving import Bank
 
         return Bank(self, module, base, prefix, resident)
+
+    def add(
+        self,
+        name: str,
+        path: Pathlike,
+        *,
+        base: Pathlike | None = None,
+        weight: float = 1.0,
+        progress: bool = False,
+    ) -> Superposition:
+        """Adds a model to the store on disk; the others' codes and sums stay, or get its delta added.
+
+        A low-bit store adds it to its open bucket, whose codes are made anew from the sum in full, or begins
+        a bucket. A sum in full is rounded once more; an exact one is what it would be in any order.
+
+        Args:
+            name: of the model, which the store must not hold.
+            path: a checkpoint with the names, shapes and dtypes of the base.
+            base: where the store's base is; by default where it was.
+            weight: factor of its delta in the sum.
+            progress: draw a bar on stderr if that is a terminal.
+
+        Returns:
+            The store as it is then; this one stays what it was.
+
+        Raises:
+            TypeError: an argument of a wrong kind.
+            ValueError: the name is taken, the checkpoint does not fit, NaN or Inf, another base than the
+                store's, no room, or a store of version 1. The store is as it was.
+            OSError: a file cannot be read or written.
+        """
+        from pydelta.superposition.change import add
+
+        add(self.path, name, path, base=base, weight=weight, show=progress)
+        return self.open(self.path)
+
+    def remove(
+        self, name: str, path: Pathlike, *, base: Pathlike | None = None, progress: bool = False
+    ) -> Superposition:
+        """Takes a model out of the store on disk.
+
+        From an exact sum exactly; from a sum in fp32 or bf16 up to rounding. Codes can lose a model while
+        their bucket is open, or with all of a bucket whose only model it is.
+
+        Args:
+            name: of the model.
+            path: the checkpoint that was added; its fingerprint is compared.
+            base, progress: as in :meth:`add`.
+
+        Returns:
+            The store as it is then; this one stays what it was.
+
+        Raises:
+            ValueError: an unknown model, the only one, another checkpoint than was added, a sealed bucket,
+                another base, or a store of version 1. The store is as it was.
+            OSError: a file cannot be read or written.
+        """
+        from pydelta.superposition.change import remove
+
+        remove(self.path, name, path, base=base, show=progress)
+        return self.open(self.path)
+
+    def seal(self) -> Superposition:
+        """Drops the sum in full that lies beside the codes of the open bucket; the next model begins another.
+
+        Returns:
+            The store as it is then.
+
+        Raises:
+            ValueError: the store has no codes, or is of version 1.
+            OSError: it cannot be written to.
+        """
+        from pydelta.superposition.change import seal
+
+        seal(self.path)
+        return self.open(self.path)
+
+    @staticmethod
+    def verify(path: Pathlike, *, base: Pathlike | None = None, progress: bool = False) -> list[str]:
+        """Reads all of a store and compares it with its digests.
+
+        Args:
+            path: of the store.
+            base: compare this base with the store's as well.
+            progress: draw a bar on stderr if that is a terminal.
+
+        Returns:
+            What is wrong, one sentence each, with file and tensor; empty for a sound store. Stores of version
+            1 have no digests: theirs are only held against ``store.json`` and looked through for NaN and Inf.
+
+        Raises:
+            OSError: there is no store.
+            ValueError: ``store.json`` is not sound, or of a newer version.
+        """
+        from pydelta.superposition.verify import verify
+
+        return verify(Path(path), base, show=progress)
+
+    def export(
+        self,
+        out: Pathlike,
+        names: Sequence[str] | None = None,
+        *,
+        base: Pathlike | None = None,
+        progress: bool = False,
+    ) -> list[Path]:
+        """Writes models as Hugging Face folders below a new folder, all or none.
+
+        Args:
+            out: the folder to make.
+            names: of the models; default all.
+            base, progress: as in :meth:`retrieve`.
+
+        Returns:
+            The models' folders; their names are the models', with bytes outside ``A-Za-z0-9._-`` as ``%XX``.
+
+        Raises:
+            ValueError, OSError: as :meth:`retrieve`.
+        """
+        from pydelta.superposition.export import export
+
+        chosen = self.models if names is None else list(dict.fromkeys(names))
+        return export(self.path, self.files, out, chosen, base=base, show=progress)
 
     def bucket(self, model: str) -> int:
         """The number of the bucket that holds a model; models of one bucket share their superposed tensors.

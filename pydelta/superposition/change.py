@@ -1,0 +1,143 @@
+"""Models join a store and leave it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydelta._progress import progress
+from pydelta.checkpoint import Checkpoint
+from pydelta.checkpoint.staging import Pathlike
+from pydelta.checkpoint.workers import Workers
+from pydelta.superposition import build
+from pydelta.superposition.buckets import open_bucket
+from pydelta.superposition.commit import Change, changing
+from pydelta.superposition.delta import Summer
+from pydelta.superposition.files import open_base
+from pydelta.superposition.manifest import Bucket, Manifest, Model, exact_name
+from pydelta.superposition.options import weights_of
+from pydelta.superposition.rules import check_same
+from pydelta.superposition.stored import Stored
+from pydelta.superposition.sums import Sums
+
+Buckets = tuple[Bucket, ...]
+
+
+def add(store: Path, name: str, path: Pathlike, *, base: Pathlike | None, weight: float, show: bool) -> None:
+    """See :meth:`Superposition.add`."""
+    weight = weights_of([name], {name: weight})[name]
+    with changing(store) as change:
+        manifest, form = change.manifest, change.manifest.form
+        if name in manifest.models:
+            raise ValueError(f"{store}: already holds a model {name!r}; remove it first")
+        index = open_bucket(manifest)
+        held = manifest.buckets[index].models if index is not None else ()
+        if form.exact and len(held) == form.room:
+            raise ValueError(f"{store}: its exact sum has room for {form.room} models, and holds as many")
+        origin, tuned = _open(change, base, name, path)
+        with progress(f"add {name}", origin.nbytes, show) as advance, Workers(advance) as workers:
+            build.check_base(store, origin, manifest, workers)
+            summer = Summer(origin, {name: tuned}, {name: weight}, {name: manifest.seed}, manifest.transform)
+            models = tuple(sorted((*held, name)))
+            sums = _sums(change, summer, index, open=form.bits is not None and len(models) < (form.room or 0))
+            sums.write(workers)
+            build.write_exact(change.folder, origin, name, tuned, manifest.rules)
+            seal = build.model_fingerprint(tuned, workers, whole=form.exact)
+            model = build.describe(summer, name, weight, manifest.seed, seal, manifest.rules)
+            stored, final = build.settle(change.folder, [*sums.files, exact_name(name)], workers)
+        at = len(manifest.buckets) if index is None else index
+        buckets = (*manifest.buckets[:at], sums.entry(models, final), *manifest.buckets[at + 1 :])
+        new = _changed(manifest, buckets, {**manifest.models, name: model}, stored)
+        change.commit(new, "add", stored, model=name, path=os.fspath(path), base=str(origin.path))
+
+
+def remove(store: Path, name: str, path: Pathlike, *, base: Pathlike | None, show: bool) -> None:
+    """See :meth:`Superposition.remove`."""
+    with changing(store) as change:
+        manifest, form = change.manifest, change.manifest.form
+        index = _removable(store, manifest, name)
+        models = tuple(other for other in manifest.buckets[index].models if other != name)
+        origin, tuned = _open(change, base, name, path)
+        stored: dict[str, dict[str, str]] = {}
+        buckets = list(manifest.buckets)
+        with progress(f"remove {name}", origin.nbytes, show) as advance, Workers(advance) as workers:
+            build.check_base(store, origin, manifest, workers)
+            model = manifest.models[name]
+            if build.model_fingerprint(tuned, workers, whole=form.exact) != model.fingerprint:
+                raise ValueError(f"{path}: not the model {name!r} of {store}: its fingerprint differs")
+            if models:
+                summer = Summer(
+                    origin, {name: tuned}, {name: -model.weight}, {name: model.seed}, manifest.transform
+                )
+                sums = _sums(change, summer, index, open=form.bits is not None)
+                sums.write(workers)
+                stored, final = build.settle(change.folder, sums.files, workers)
+                buckets[index] = sums.entry(models, final)
+            else:
+                del buckets[index]
+        left = {other: kept for other, kept in manifest.models.items() if other != name}
+        new = _changed(manifest, tuple(buckets), left, stored)
+        change.commit(new, "remove", stored, model=name, path=os.fspath(path), base=str(origin.path))
+
+
+def seal(store: Path) -> None:
+    """See :meth:`Superposition.seal`."""
+    with changing(store) as change:
+        manifest = change.manifest
+        if manifest.form.bits is None:
+            raise ValueError(f"{store}: keeps its sums in full, so there is nothing to seal")
+        if any(bucket.open for bucket in manifest.buckets):
+            closed = tuple(dataclasses.replace(bucket, open=()) for bucket in manifest.buckets)
+            change.commit(_changed(manifest, closed, manifest.models, {}), "seal")
+
+
+def _removable(store: Path, manifest: Manifest, name: str) -> int:
+    """The bucket of a model that can be taken out of it."""
+    if name not in manifest.models:
+        raise ValueError(f"{store}: holds no model {name!r}; it holds {', '.join(sorted(manifest.models))}")
+    if len(manifest.models) == 1:
+        raise ValueError(f"{store}: {name!r} is its only model; delete the folder instead")
+    index = manifest.bucket(name)
+    bucket = manifest.buckets[index]
+    others = [repr(other) for other in bucket.models if other != name]
+    if manifest.form.bits is not None and others and not bucket.open:
+        raise ValueError(
+            f"{store}: bucket {index}, which holds {name!r}, is sealed: its sum is quantised; "
+            f"what is needed are the tuned models of its others, to compress them anew: {', '.join(others)}"
+        )
+    return index
+
+
+def _open(change: Change, base: Pathlike | None, name: str, path: Pathlike) -> tuple[Checkpoint, Checkpoint]:
+    """The base and a tuned model, by their headers."""
+    origin, tuned = open_base(change.store, change.manifest, base), Checkpoint(path)
+    check_same(origin, {name: tuned})
+    return origin, tuned
+
+
+def _sums(change: Change, summer: Summer, index: int | None, *, open: bool) -> Sums:
+    manifest = change.manifest
+    return Sums(
+        change.folder,
+        0,
+        manifest.form,
+        manifest.rules,
+        summer,
+        shuffle_layers=manifest.shuffle_layers,
+        exponents=manifest.exponents,
+        old=None if index is None else Stored(change.files, index, total=True),
+        open=open,
+    )
+
+
+def _changed(
+    manifest: Manifest, buckets: Buckets, models: Mapping[str, Model], new: Mapping[str, Mapping[str, str]]
+) -> Manifest:
+    """The manifest with other buckets and models, and the files that these need."""
+    wanted = {file for bucket in buckets for file in (*bucket.files, *bucket.open)}
+    wanted |= {exact_name(name) for name in models}
+    known = {**manifest.files, **new}
+    files = {file: known[file] for file in wanted}
+    return dataclasses.replace(manifest, buckets=buckets, models=models, files=files)
