@@ -9,7 +9,7 @@ import torch
 from pydelta._levels import code_shapes
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.memory import TORCH
-from pydelta.checkpoint.workspace import Workspace
+from pydelta.checkpoint.workspace import Workspace, check_part
 from pydelta.quantized import Quantized
 from pydelta.superposition.files import StoreFiles
 from pydelta.superposition.form import CODES, SCALES, moved
@@ -37,7 +37,7 @@ class Stored:
             return self._scaled(place, rule, self._home[place].tensor(place))
         names = CODES + place, SCALES + place
         codes, scales = (self._home[name].tensor(name) for name in names)
-        return self._quantized(codes, scales, moved(rule), rule)
+        return self._quantized(place, codes, scales, moved(rule))
 
     def part(self, place: str, start: int, shape: tuple[int, ...]) -> torch.Tensor | Quantized:
         """One part, see :func:`cut`; it lives until the thread's next call."""
@@ -48,10 +48,10 @@ class Stored:
         codes, scales = code_shapes(turned, *self._format)
         row = start // rule.shape[rule.dim or 0]
         return self._quantized(
+            place,
             self._read(self._home[CODES + place], CODES + place, codes, row * codes[-1]),
             self._read(self._home[SCALES + place], SCALES + place, scales, row * scales[-1]),
             turned,
-            rule,
         )
 
     def raw(self, place: str, start: int, shape: tuple[int, ...]) -> torch.Tensor:
@@ -69,10 +69,11 @@ class Stored:
         return home.read(name, self._work.get(role, shape, TORCH[home.dtype(name)]), start)
 
     def _quantized(
-        self, codes: torch.Tensor, scales: torch.Tensor, shape: tuple[int, ...], rule: Rule
+        self, place: str, codes: torch.Tensor, scales: torch.Tensor, shape: tuple[int, ...]
     ) -> Quantized:
-        form = self._manifest.form
+        form, rule = self._manifest.form, self._manifest.rules[place]
         assert form.bits is not None
+        check_part(self._home[SCALES + place], SCALES + place, scales)
         return Quantized(codes, scales.float(), form.bits, form.group, shape, compute(rule))
 
     def _scaled(self, place: str, rule: Rule, stored: torch.Tensor) -> torch.Tensor:

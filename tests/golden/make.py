@@ -1,6 +1,8 @@
-"""Makes the golden files of this folder anew: only for a new version of the store's format.
+"""Makes the golden stores of the present format anew: only for a new version, in a folder of its own.
 
 PYTHONPATH=tests python tests/golden/make.py
+
+Those of version 1, beside this file, were made by the pydelta that wrote it.
 """
 
 import json
@@ -11,6 +13,7 @@ import torch
 from test_store_files import OPTIONS
 
 import pydelta
+from pydelta.superposition.manifest import VERSION
 
 HERE = Path(__file__).parent
 SHAPES = {
@@ -37,14 +40,16 @@ def main() -> None:
         pydelta.save_checkpoint(tuned | buffers, HERE / f"{file}.safetensors", force=True)
     models = {"a/ä": HERE / "a.safetensors", "b": HERE / "b.safetensors"}
     for kind, options in OPTIONS.items():
-        shutil.rmtree(HERE / kind, ignore_errors=True)
+        folder = HERE / f"v{VERSION}" / kind
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(exist_ok=True)
         with pydelta.use_backend("reference"):
-            store = pydelta.Superposition.create(HERE / "base", models, HERE / kind, **options)
+            store = pydelta.Superposition.create(HERE / "base", models, folder, **options)
             for name, path in models.items():
-                store.retrieve(name, HERE / f"{kind}-{path.name}", force=True)
+                store.retrieve(name, folder.with_name(f"{kind}-{path.name}"), force=True)
         content = json.loads((store.path / "store.json").read_text())
         content["base"] |= {"path": "base", "stamps": {}}
-        (store.path / "store.json").write_text(json.dumps(content, indent=1) + "\n")
+        (store.path / "store.json").write_text(json.dumps(content, separators=(",", ":")) + "\n")
         (store.path / "log.jsonl").write_text("")
 
 
