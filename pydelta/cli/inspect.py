@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-from pydelta.cli.compress import Commands
+from pydelta.cli.compress import Commands, split_model
+from pydelta.superposition import Superposition
 
 
 def add(commands: Commands) -> None:
@@ -20,12 +22,31 @@ def add(commands: Commands) -> None:
         "path", metavar="PATH", help="a store, a delta file, or a checkpoint: a folder or a file"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--measure", action="store_true", help="of a store: also the true errors of the given models"
+    )
+    parser.add_argument("--base", metavar="B", help="where the store's base is; default: where it was")
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        dest="models",
+        help="a tuned checkpoint to measure; repeat for each",
+    )
+    parser.set_defaults(run=run, fail=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
     path = Path(args.path)
-    found = _store(path) if (path / "store.json").is_file() else _files(path)
+    if args.measure != bool(args.models):
+        args.fail("--measure needs the models to measure, --model NAME=PATH, and they need it")
+    if (path / "store.json").is_file():
+        found = _store(path, args)
+    elif args.measure:
+        args.fail(f"--measure is of stores, got {path}")
+    else:
+        found = _files(path)
     if args.json:
         print(json.dumps(found, indent=1))
     else:
@@ -33,10 +54,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _store(path: Path) -> dict[str, Any]:
-    from pydelta.superposition import Superposition
-
-    return Superposition.open(path).describe()
+def _store(path: Path, args: argparse.Namespace) -> dict[str, Any]:
+    store = Superposition.open(path)
+    found = store.describe()
+    for name, tuned in map(split_model, args.models):
+        measured = store.measure(name, tuned, base=args.base)
+        found["models"][name] |= {"measured_error": measured.pop(""), "measured_tensors": measured}
+    return found
 
 
 def _files(path: Path) -> dict[str, Any]:
@@ -74,17 +98,47 @@ def _lines(found: dict[str, Any]) -> list[str]:
         given = ("model", "mask", "keep", "drop_large", "factor", "seed")
         listed = ", ".join(f"{name} {found[name]}" for name in given)
         return [head, listed, "", *_table(found["tensors"], ("name", "rule", "dtype", "shape", "bytes"))]
-    settings = ("transform", "shuffle_layers", "seed", "dtype", "lam")
-    rows = [{"model": name, **model} for name, model in found["models"].items()]
+    return [head, *_store_lines(found)]
+
+
+def _store_lines(found: dict[str, Any]) -> list[str]:
+    form = ("bits", "group", "room") if found["bits"] else ("exact", "room") if found["exact"] else ("dtype",)
+    settings = ("transform", "shuffle_layers", "seed", "lam", *form)
+    measured = {name: model for name, model in found["models"].items() if "measured_error" in model}
+    rows = [{"measured_error": "", "model": name, **model} for name, model in found["models"].items()]
+    columns = ["bucket", "weight", "norm", "expected_error", "expected_cosine"]
+    columns[4:4] = ["measured_error"] if measured else []
+    tensors = [{**row, **_errors(found["models"], measured, row["name"])} for row in found["tensors"]]
+    sizes = [{"bytes of": name.replace("_", " "), "": round(n)} for name, n in found["sizes"].items() if n]
     return [
-        head,
         ", ".join(f"{name} {found[name]}" for name in settings),
         f"base {found['base']['path']}",
         "",
-        *_table(rows, ("model", "weight", "norm", "expected_error", "expected_cosine")),
+        *_table(sizes, ("bytes of", "")),
         "",
-        *_table(found["tensors"], ("name", "rule", "dtype", "shape", "bytes")),
+        *_table(rows, ("model", *columns)),
+        "",
+        *_table(tensors, ("name", "rule", "dtype", "shape", "bytes", *list(tensors[0])[5:])),
     ]
+
+
+def _errors(models: dict[str, Any], measured: dict[str, Any], tensor: str) -> dict[str, Any]:
+    """Of one tensor: the expected errors of all models, or expected and true of those that were measured."""
+    if measured:
+        return {
+            f"{name} {kind}": model[column].get(tensor, "")
+            for name, model in measured.items()
+            for kind, column in (("expected", "tensors"), ("measured", "measured_tensors"))
+        }
+    found = [model["tensors"][tensor] for model in models.values() if tensor in model["tensors"]]
+    if not found:
+        return {"expected error": ""}
+    low, high = (_cell(pick(found, key=_size)) for pick in (min, max))
+    return {"expected error": low if low == high else f"{low} to {high}"}
+
+
+def _size(error: float | None) -> float:
+    return math.inf if error is None else error
 
 
 def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> list[str]:

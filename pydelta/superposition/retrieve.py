@@ -62,7 +62,7 @@ class Retrieval:
         shards, metadata = layout_of(self.base, target)
         names = [info.name for tensors in shards.values() for info in tensors]
         with output(target, shards, metadata, force=force, copy_from=self.base.folder) as writer:
-            self._run(names, writer.write, show)
+            self.run(names, writer.write, show)
         if log:
             self._log(str(target))
         return target
@@ -76,11 +76,12 @@ class Retrieval:
         def keep(name: str, part: torch.Tensor, start: int) -> None:
             found[name].view(-1)[start : start + part.numel()] = part.view(-1)
 
-        self._run(list(found), keep, show)
+        self.run(list(found), keep, show)
         self._log(None)
         return found
 
-    def _run(self, names: list[str], sink: Sink, show: bool) -> None:
+    def run(self, names: list[str], sink: Sink, show: bool) -> None:
+        """Gives the model's tensors of these names to ``sink``, part by part, from several threads."""
         label = f"retrieve {self._name}"
         with progress(label, self.base.nbytes, show) as advance, Workers(advance) as workers:
             for name in names:

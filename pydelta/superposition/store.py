@@ -390,6 +390,28 @@ class Superposition:
         """
         return {name: relative_error(self.manifest, name) for name in self.models}
 
+    def measure(
+        self, name: str, path: Pathlike, *, base: Pathlike | None = None, progress: bool = False
+    ) -> dict[str, float | None]:
+        """The true relative squared error of a model's retrieved delta at lambda 1.
+
+        Args:
+            name: of the model.
+            path: its tuned checkpoint.
+            base, progress: as in :meth:`retrieve`.
+
+        Returns:
+            Superposed tensor -> ||retrieved - tuned||^2 / ||tuned - base||^2, and that over all of them under
+            the name ``""``; None where that is infinite. Rounding to the base's dtype is part of it.
+
+        Raises:
+            ValueError: as :meth:`retrieve`, or a checkpoint that does not fit the base.
+            OSError: a file cannot be read.
+        """
+        from pydelta.superposition.measure import measure
+
+        return measure(self.path, self.files, name, path, base=base, show=progress)
+
     def describe(self) -> dict[str, Any]:
         """What ``pydelta inspect`` prints, as plain JSON data."""
         return describe(self.path, self.files)
