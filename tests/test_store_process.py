@@ -27,15 +27,14 @@ def pydelta(*args, hash_seed="0"):
     return done.stdout
 
 
-def test_bits_do_not_depend_on_the_process_or_the_order(tmp_path):
+@pytest.mark.parametrize("options", [["--shuffle-layers"], ["--rate", "0.5"]])
+def test_bits_do_not_depend_on_the_process_or_the_order(tmp_path, options):
     _, models = family(tmp_path, 3)
     where = paths(tmp_path, models)
     for store, seed, names in (("one", "1", ["m0", "m1", "m2"]), ("two", "2", ["m2", "m0", "m1"])):
         given = [word for name in names for word in ("--model", f"{name}={where[name]}")]
         out = tmp_path / store
-        pydelta(
-            "compress", "--base", tmp_path / "base", *given, "-o", out, "--shuffle-layers", hash_seed=seed
-        )
+        pydelta("compress", "--base", tmp_path / "base", *given, "-o", out, *options, hash_seed=seed)
     one, two = listing(tmp_path / "one"), listing(tmp_path / "two")
     assert {n: one[n] for n in one if n != "log.jsonl"} == {n: two[n] for n in two if n != "log.jsonl"}
     pydelta("retrieve", tmp_path / "one", "m1", "-o", tmp_path / "out", hash_seed="3")

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.superposition.manifest import Manifest, exact_name
-from pydelta.superposition.rules import EXACT
+from pydelta.superposition.rules import EXACT, slots
 
 
 def open_base(store: Path, manifest: Manifest, given: Pathlike | None) -> Checkpoint:
@@ -50,6 +50,7 @@ class StoreFiles:
 
     def __init__(self, store: Path, manifest: Manifest) -> None:
         self.manifest = manifest
+        self._slots: dict[str, dict[str, str]] = {}
         held = {file: Checkpoint(store / file, hold=True) for file in manifest.files}
         self.exact = {model: held[exact_name(model)] for model in manifest.models}
         kept = [
@@ -66,6 +67,14 @@ class StoreFiles:
             _compare(store, _infos(self.sums[-1]), form.tensors(rules))
             if bucket.open:
                 _compare(store, _infos(self.totals[-1]), form.tensors(rules, total=True))
+
+    def slots(self, model: str) -> dict[str, str]:
+        """Superposed tensor of a model -> the tensor of the store that holds it."""
+        if model not in self._slots:
+            manifest = self.manifest
+            seed = manifest.models[model].seed
+            self._slots[model] = slots(manifest.rules, seed, model, manifest.shuffle_layers)
+        return self._slots[model]
 
 
 def _home(files: list[Checkpoint]) -> dict[str, Checkpoint]:

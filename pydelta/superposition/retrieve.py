@@ -23,7 +23,7 @@ from pydelta.random import key
 from pydelta.superposition.files import StoreFiles, open_base, stamps
 from pydelta.superposition.log import append_log
 from pydelta.superposition.parts import cut, input_axis
-from pydelta.superposition.rules import BASE, SUPERPOSED, slots
+from pydelta.superposition.rules import BASE, SUPERPOSED
 from pydelta.superposition.stored import Stored
 
 Sink = Callable[[str, torch.Tensor, int], object]
@@ -51,7 +51,7 @@ class Retrieval:
         self._name, self._model = name, manifest.models[name]
         self._sums = Stored(files, manifest.bucket(name))
         self._exact = files.exact[name]
-        self._slots = slots(manifest.rules, self._model.seed, name, manifest.shuffle_layers)
+        self._slots = files.slots(name)
         self._work = Workspace()
         # What has not been written to since the store was made needs no hashing.
         self._unknown = stamps(self.base) != manifest.base_stamps

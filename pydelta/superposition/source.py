@@ -9,7 +9,6 @@ import torch
 from pydelta.quantized import Quantized
 from pydelta.random import Key, key
 from pydelta.superposition.files import StoreFiles
-from pydelta.superposition.rules import slots
 from pydelta.superposition.stored import Stored
 
 
@@ -31,6 +30,5 @@ def source(files: StoreFiles, model: str, tensor: str) -> Source:
     """See :meth:`Superposition.source`."""
     manifest = files.manifest
     entry = manifest.models[model]
-    place = slots(manifest.rules, entry.seed, model, manifest.shuffle_layers)[tensor]
-    superposed = Stored(files, manifest.bucket(model)).tensor(place)
+    superposed = Stored(files, manifest.bucket(model)).tensor(files.slots(model)[tensor])
     return Source(superposed, key(entry.seed, "signs", model, tensor), manifest.lam / entry.weight)
