@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from pydelta import _check
-from pydelta._levels import MAGNITUDES, row_bytes
+from pydelta._levels import MAGNITUDES
+from pydelta._levels import code_shapes as code_shapes
+from pydelta._levels import row_bytes as row_bytes
 
 BITS = tuple(MAGNITUDES)
 
