@@ -23,8 +23,9 @@ from unittest import mock
 import pytest
 import torch
 
+from pydelta._levels import code_shapes
 from pydelta.masks import DellaMask, MagnitudeThreshold, RandomMask
-from pydelta.quantized import Quantized, code_shapes
+from pydelta.quantized import Quantized
 from pydelta.random import Key
 
 CASES = [

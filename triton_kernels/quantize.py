@@ -13,7 +13,8 @@ import triton.language as tl
 
 from pydelta import quantized
 from pydelta._environment import interpreted
-from pydelta.quantized import Quantized, group_size, row_bytes, tables
+from pydelta._levels import row_bytes
+from pydelta.quantized import Quantized, group_size, tables
 from pydelta.triton_kernels.walk import group_of, widen
 
 LANES = tl.constexpr(quantized.LANES)

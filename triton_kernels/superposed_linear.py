@@ -11,8 +11,9 @@ import triton.language as tl
 
 from pydelta._check import default_block
 from pydelta._environment import interpreted
+from pydelta._levels import row_bytes
 from pydelta._rows import add_product, base_product, turned
-from pydelta.quantized import Quantized, group_size, row_bytes, tables
+from pydelta.quantized import Quantized, group_size, tables
 from pydelta.random import Key
 from pydelta.triton_kernels.rotate import rotate
 from pydelta.triton_kernels.sign_flip import sign_flip

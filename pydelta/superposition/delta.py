@@ -76,10 +76,10 @@ class Summer:
         """As :meth:`sum`, in int32: deltas are rounded to multiples of 2^-exponent, so any order is exact."""
         out = self._work.get("fixed", part.shape, torch.int32)
         out.zero_() if old is None else out.copy_(old)
-        most = (2**31 - 1) // room
+        limit = 2**31 // room
         for model, one in zip(self.models, self._deltas(self._terms(part), part), strict=True):
             one.mul_(math.ldexp(1.0, exponent)).round_()
-            if not bool((one.abs() <= most).all()):
+            if not bool((one.abs() < limit).all()):
                 self._check(part, one)
                 raise ValueError(
                     f"{self.models[model].path}: tensor {part.sources[model]!r} is too far from the base "
