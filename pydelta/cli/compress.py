@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("-o", "--out", required=True, metavar="STORE", help="the folder to make")
     parser.add_argument(
-        "--transform", choices=("sign", "hadamard", "none"), default="sign", help="default: %(default)s"
+        "--transform", choices=("sign", "hadamard", "none"), help="default: hadamard with codes, else sign"
     )
     parser.add_argument(
         "--shuffle-layers", action="store_true", help="let each model's layers of one kind change places"

@@ -41,6 +41,11 @@ class Form:
     room: int | None = None
 
     @property
+    def transform(self) -> str:
+        """What is chosen for sums of this form unless something else is asked for."""
+        return "sign" if self.bits is None else "hadamard"
+
+    @property
     def noise(self) -> float:
         """The relative squared error that unbiased codes add to a Gaussian sum: D / (1 - D)."""
         distortion = DISTORTIONS[self.bits] if self.bits else 0.0

@@ -41,7 +41,7 @@ class Superposition:
         models: Mapping[str, Pathlike],
         out: Pathlike,
         *,
-        transform: str = "sign",
+        transform: str | None = None,
         shuffle_layers: bool = False,
         seed: int = 42,
         dtype: str = "fp32",
@@ -63,7 +63,8 @@ class Superposition:
             base: a Hugging Face folder or one safetensors file.
             models: name -> checkpoint with the names, shapes and dtypes of the base.
             out: the folder to make.
-            transform: "sign", "hadamard" or "none", as in :func:`pydelta.superpose`.
+            transform: "sign", "hadamard" or "none", as in :func:`pydelta.superpose`; by default "sign", the
+                faster one, and with codes "hadamard", which makes their errors noise whatever the delta is.
             shuffle_layers: let every model's layers change places among layers of one kind.
             seed: of all random signs and places, in [0, 2**64).
             dtype: of sums in full: "fp32" (one model comes back exactly) or "bf16" (half the bytes).
@@ -95,7 +96,9 @@ class Superposition:
 
         dial = Dial(dtype, rate, bits, buckets, group, exact, room)
         given = weights_of(models, weights)
-        options = Options(transform, shuffle_layers, seed, lam, *dial.turn(len(given)), given)
+        form, number = dial.turn(len(given))
+        chosen = form.transform if transform is None else transform
+        options = Options(chosen, shuffle_layers, seed, lam, form, number, given)
         path = create(base, models, out, options, input_dims=input_dims, force=force, show=progress)
         return cls.open(path)
 
