@@ -170,7 +170,7 @@ def test_conv1d_codes_run_along_the_input_axis(tmp_path):
     )
     superposed, key, lam = store.source("m0", "w")
     assert superposed.shape == (24, 40)
-    expected = pydelta.retrieve(base["w"], superposed, key, lam=lam, dim=0)
+    expected = pydelta.retrieve(base["w"], superposed, key, lam=lam, dim=0, transform="hadamard")
     assert torch.equal(store.retrieve("m0")["w"], expected)
 
 
