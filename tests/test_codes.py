@@ -1,5 +1,6 @@
 """superpose into codes, retrieve from codes: the bits of doing one thing after the other."""
 
+import importlib
 import itertools
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from tensors import CODE_WIDTHS, FLOATS, KEYS, SINGLES, TRANSFORMS, assert_same_bits, normal
 
 import pydelta
-from pydelta import reference
+from pydelta import _dispatch, reference
 from pydelta.quantized import BITS
 
 pytestmark = pytest.mark.kernel_of("superpose_codes")
@@ -78,6 +79,17 @@ def test_bits_of_small_shapes(backend, device, shape):
     base, tuned = models(2, *shape)
     for transform, bits in itertools.product(TRANSFORMS, BITS):
         check(backend, device, base, tuned, transform=transform, bits=bits, out_dtypes=[base.dtype])
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_triton_superposes_block_by_block(monkeypatch, rows):
+    if reason := _dispatch.missing("triton"):
+        pytest.skip(f"backend triton is not present: {reason}")
+    kernels = importlib.import_module("pydelta.triton_kernels.superpose_codes")
+    monkeypatch.setattr(kernels, "ROOM", rows * 96)
+    base, tuned = models(2, 2, 4, 96, dtype=torch.bfloat16)
+    device = torch.device("cpu" if _dispatch.interpreted() else "cuda")
+    check("triton", device, base, tuned, transform="sign", bits=4, group=32, out_dtypes=[base.dtype])
 
 
 def test_in_place_and_into_out(backend, device):
