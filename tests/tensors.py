@@ -33,6 +33,10 @@ WIDTHS = [1, 7, 33, 96, 100, 127, 129, 255, 257, 768, 1023, 1025]
 WIDTHS += [pytest.param(n, marks=pytest.mark.large) for n in _WIDE]
 """Row lengths: odd, beside a power of two, of models; the last are too many tiles for an interpreter."""
 
+_SLOW = [7, 96, 127, 129, 255, 257, 768, 1023, 1025, *_WIDE]
+CODE_WIDTHS = [1, 33, 100, *(pytest.param(n, marks=pytest.mark.large) for n in _SLOW)]
+"""The same for low-bit codes, which are several launches a call."""
+
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

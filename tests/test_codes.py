@@ -1,13 +1,14 @@
 """superpose into codes, retrieve from codes: the bits of doing one thing after the other."""
 
+import importlib
 import itertools
 
 import pytest
 import torch
-from tensors import FLOATS, KEYS, SINGLES, TRANSFORMS, WIDTHS, assert_same_bits, normal
+from tensors import CODE_WIDTHS, FLOATS, KEYS, SINGLES, TRANSFORMS, assert_same_bits, normal
 
 import pydelta
-from pydelta import reference
+from pydelta import _dispatch, reference
 from pydelta.quantized import BITS
 
 pytestmark = pytest.mark.kernel_of("superpose_codes")
@@ -19,7 +20,9 @@ def models(count, *shape, dtype=torch.float32):
     return base, [(base.float() + delta).to(dtype) for delta in deltas]
 
 
-def check(backend, device, base, tuned, *, transform, bits, group="row", dim=-1, **options):
+def check(
+    backend, device, base, tuned, *, transform, bits, group="row", dim=-1, out_dtypes=SINGLES, **options
+):
     keys, whole = KEYS[: len(tuned)], {"transform": transform, "dim": dim}
     given = [x.to(device) for x in tuned]
     codes = pydelta.superpose(
@@ -31,19 +34,20 @@ def check(backend, device, base, tuned, *, transform, bits, group="row", dim=-1,
     assert_same_bits(codes.scales, truth.scales)
     assert (codes.shape, codes.dtype) == (truth.shape, truth.dtype)
     values = reference.dequantize(truth, dtype=torch.float32).to(total.dtype).movedim(-1, dim)
-    for out_dtype in [torch.float64] if base.dtype is torch.float64 else SINGLES:
+    for out_dtype in [torch.float64] if base.dtype is torch.float64 else out_dtypes:
         model = reference.retrieve(base, values, keys[0], lam=0.7, out_dtype=out_dtype, **whole)
         rest = {"lam": 0.7, "out_dtype": out_dtype, "backend": backend, **whole}
         assert_same_bits(pydelta.retrieve(base.to(device), codes, keys[0], **rest), model)
 
 
-@pytest.mark.parametrize("n", WIDTHS)
+@pytest.mark.parametrize("n", CODE_WIDTHS)
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_bits_of_widths(backend, device, dtype, transform, n):
     base, tuned = models(2, 3, n, dtype=dtype)
     for bits in BITS:
-        check(backend, device, base, tuned, transform=transform, bits=bits)
+        out_dtypes = SINGLES if bits == 1 else [dtype]
+        check(backend, device, base, tuned, transform=transform, bits=bits, out_dtypes=out_dtypes)
 
 
 @pytest.mark.parametrize("group", [1, 12, 32, 96])
@@ -51,14 +55,15 @@ def test_bits_of_widths(backend, device, dtype, transform, n):
 def test_bits_of_groups(backend, device, transform, group):
     base, tuned = models(3, 4, 96, dtype=torch.bfloat16)
     for bits in BITS:
-        check(backend, device, base, tuned, transform=transform, bits=bits, group=group, weights=[0.5, 1, 2])
+        options = {"group": group, "weights": [0.5, 1, 2], "out_dtypes": [base.dtype]}
+        check(backend, device, base, tuned, transform=transform, bits=bits, **options)
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_codes_run_along_the_input_axis(backend, device, transform, dim):
     base, tuned = models(2, 8, 24, 40)
-    check(backend, device, base, tuned, transform=transform, bits=2, dim=dim)
+    check(backend, device, base, tuned, transform=transform, bits=2, dim=dim, out_dtypes=[base.dtype])
 
 
 @pytest.mark.large
@@ -73,7 +78,18 @@ def test_bits_of_many_rows(backend, device, bits, transform):
 def test_bits_of_small_shapes(backend, device, shape):
     base, tuned = models(2, *shape)
     for transform, bits in itertools.product(TRANSFORMS, BITS):
-        check(backend, device, base, tuned, transform=transform, bits=bits)
+        check(backend, device, base, tuned, transform=transform, bits=bits, out_dtypes=[base.dtype])
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_triton_superposes_block_by_block(monkeypatch, rows):
+    if reason := _dispatch.missing("triton"):
+        pytest.skip(f"backend triton is not present: {reason}")
+    kernels = importlib.import_module("pydelta.triton_kernels.superpose_codes")
+    monkeypatch.setattr(kernels, "ROOM", rows * 96)
+    base, tuned = models(2, 2, 4, 96, dtype=torch.bfloat16)
+    device = torch.device("cpu" if _dispatch.interpreted() else "cuda")
+    check("triton", device, base, tuned, transform="sign", bits=4, group=32, out_dtypes=[base.dtype])
 
 
 def test_in_place_and_into_out(backend, device):

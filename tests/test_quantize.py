@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy.stats import norm
 from tensors import (
+    CODE_WIDTHS,
     FLOATS,
     HALVES,
     KEYS,
-    WIDTHS,
     against_reference,
     assert_same_bits,
     integers,
@@ -63,7 +63,7 @@ def test_the_distortion_of_a_sign():
 
 
 @against_reference
-@pytest.mark.parametrize("n", WIDTHS)
+@pytest.mark.parametrize("n", CODE_WIDTHS)
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_bits_of_widths(backend, device, dtype, bits, n):
@@ -77,7 +77,9 @@ def test_bits_of_widths(backend, device, dtype, bits, n):
 
 
 @against_reference
-@pytest.mark.parametrize("group", [1, 4, 32, 60, 96, 480])
+@pytest.mark.parametrize(
+    "group", [*(pytest.param(size, marks=pytest.mark.large) for size in (1, 4)), 32, 60, 96, 480]
+)
 @pytest.mark.parametrize("bits", BITS)
 def test_bits_of_groups(backend, device, bits, group):
     x = normal(5, 480) * torch.logspace(-3, 3, 480)

@@ -99,16 +99,17 @@ def launch(
     tiles = [triton.cdiv(size, step) for size, step in zip(shape, tile, strict=True)]
     even = all(size % step == 0 for size, step in zip(shape, tile, strict=True))
     models = 0 if table is None else table.shape[0]
-    scales = levels = group = None
+    scales = levels = row_bytes = group = None
     if coded is not None:
         source, scales = coded.codes, coded.scales
         levels, _ = tables(coded.bits, coded.device)
+        row_bytes = coded.codes.shape[-1]
         group = None if coded.group in ("row", shape.n) else coded.group
     # Triton's interpreter computes with numpy, which would warn of inf - inf.
     with torch.cuda.device_of(out), numpy.errstate(all="ignore"):
         walk[(tiles[0] * tiles[1] * tiles[2],)](
-            out, base, source, scales, levels, pack(key) if key else None, table, models, *shape, group,
-            scale, lam, BITS=coded.bits if coded else 0, SIGNED=signed or key is not None,
+            out, base, source, scales, levels, pack(key) if key else None, table, models, *shape,
+            row_bytes, group, scale, lam, BITS=coded.bits if coded else 0, SIGNED=signed or key is not None,
             STAGES=block.bit_length() - 1, INVERSE=inverse, ALIGNED=aligned, EVEN=even,
             INTERPRETED=interpreted(), ROWS=tile.outer, COLS=tile.n, INNER=tile.inner, num_warps=warps,
             enable_fp_fusion=False,

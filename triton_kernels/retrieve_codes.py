@@ -19,7 +19,8 @@ def retrieve_codes(
     transform: str,
     out_dtype: torch.dtype,
 ) -> None:
-    dim = base.dim() - 1
-    _, block, scale = view(base, dim, transform)
-    options = {"key": None if transform == "none" else key, "block": block, "scale": scale, "lam": lam}
-    launch(split(base, dim), out, base=base, coded=superposed, inverse=True, **options)
+    shape, (_, block, scale) = split(base, base.dim() - 1), view(base, base.dim() - 1, transform)
+    signs = None if transform == "none" else key
+    launch(
+        shape, out, base=base, coded=superposed, key=signs, block=block, scale=scale, lam=lam, inverse=True
+    )

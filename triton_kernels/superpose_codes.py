@@ -34,10 +34,12 @@ def superpose_codes(
     base, *tuned = (x.view(rows, n) for x in (base, *tuned))
     codes, scales = out.codes.view(rows, -1), out.scales.view(rows, -1)
     total = base.new_empty((min(rows, max(1, ROOM // n)), n), dtype=torch.float32)
-    options = {"weights": weights, "transform": transform, "dim": 1, "out_dtype": torch.float32}
     for first in range(0, rows, len(total)):
         some = slice(first, first + len(total))
         sums = total[: min(len(total), rows - first)]
-        superpose(base[some], [x[some] for x in tuned], keys, out=sums, **options)
+        parts = base[some], [x[some] for x in tuned]
+        superpose(
+            *parts, keys, out=sums, weights=weights, transform=transform, dim=1, out_dtype=torch.float32
+        )
         part = Quantized(codes[some], scales[some], bits, group, tuple(sums.shape), sums.dtype)
         quantize(sums, bits=bits, group=group, out=part)

@@ -82,11 +82,14 @@ def group_of(row, first, column, n, group):
 
 
 @triton.jit
-def expand(codes, scales, levels, first_row, first_column, row, column, n, group, inside, BITS: tl.constexpr):
+def expand(
+    codes, scales, levels, first_row, first_column, row, column, n, row_bytes, group, inside,
+    BITS: tl.constexpr,
+):  # fmt: skip
     """What codes stand for: scale times level, the sign through the sign bit. Tiles start at whole bytes."""
     row = first_row + row
     byte = first_column * BITS // 8 + column * BITS // 8
-    code = tl.load(codes + row * ((n.to(tl.int64) * BITS + 7) // 8) + byte, mask=inside).to(tl.uint32)
+    code = tl.load(codes + row * row_bytes + byte, mask=inside).to(tl.uint32)
     code = code >> (column * BITS % 8).to(tl.uint32)
     value = tl.load(scales + group_of(row, first_column, column, n, group), mask=inside)
     if BITS > 1:
@@ -97,7 +100,7 @@ def expand(codes, scales, levels, first_row, first_column, row, column, n, group
 
 @triton.jit(do_not_specialize=["models", "group"])
 def walk(
-    out, base, source, scales, levels, key, table, models, outer, n, inner, group, scale, lam,
+    out, base, source, scales, levels, key, table, models, outer, n, inner, row_bytes, group, scale, lam,
     BITS: tl.constexpr, SIGNED: tl.constexpr, STAGES: tl.constexpr, INVERSE: tl.constexpr,
     ALIGNED: tl.constexpr, EVEN: tl.constexpr, INTERPRETED: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, INNER: tl.constexpr,
@@ -143,7 +146,10 @@ def walk(
         else:
             seed, stream = 0, 0
         if scales is not None:
-            x = expand(source, scales, levels, first_row, first_column, row, column, n, group, inside, BITS)
+            x = expand(
+                source, scales, levels, first_row, first_column, row, column, n, row_bytes, group, inside,
+                BITS,
+            )  # fmt: skip
         else:
             x = widen(tl.load(source + start + at, mask=inside), INTERPRETED)
         y = transform(x, seed, stream, block, scale, SIGNED, STAGES, INVERSE, ROWS, COLS, INNER)

@@ -4,6 +4,30 @@
 
 namespace PYDELTA_NAMESPACE {
 
+// Division of a number below 2^31 by one that is known before the launch (Granlund and Montgomery, 1994).
+struct Divisor {
+  uint32_t factor = 1;
+  int shift = 0;
+
+  explicit Divisor(int64_t by) {
+    while (int64_t(1) << shift < by) ++shift;
+    factor = uint32_t((uint64_t((int64_t(1) << shift) - by) << 32) / uint64_t(by) + 1);
+  }
+  __device__ __forceinline__ uint32_t operator()(uint32_t number) const {
+    return (__umulhi(number, factor) + number) >> shift;
+  }
+};
+
+// A tensor of codes as a source: `small` says that its elements are fewer than 2^31.
+struct CodedRows {
+  Codes q;
+  bool small;
+  Divisor group;
+
+  explicit CodedRows(const Codes& q)
+      : q(q), small(q.rows * q.n <= INT32_MAX), group(max(min(q.group, int64_t(INT32_MAX)), int64_t(1))) {}
+};
+
 // The type of the elements that codes stand for; those of one bit have a kernel of their own.
 template <bool kOneBit>
 struct Coded {};
@@ -42,7 +66,8 @@ void with_codes(int bits, const F& f) {
 
 // Whether vectors of V codes lie within whole bytes and groups, rows without a gap between them.
 template <int V>
-bool aligned(const Codes& q, size_t) {
+bool aligned(const CodedRows& x, size_t) {
+  const Codes& q = x.q;
   return q.n * q.bits % 8 == 0 && q.group % V == 0 && q.n <= INT32_MAX &&
          reinterpret_cast<uintptr_t>(q.codes) % 8 == 0;
 }
@@ -62,11 +87,14 @@ __device__ __forceinline__ Chunk<V> chunk_at(const uint8_t* codes, int64_t at, i
 
 // See load in tile.cuh. The codes and scales of a few vectors are asked for before the first is used.
 template <int N, bool kOneBit, int V>
-__device__ __forceinline__ void load_codes(Words<Coded<kOneBit>, V>* to, const Codes& q, const Row& row,
+__device__ __forceinline__ void load_codes(Words<Coded<kOneBit>, V>* to, const CodedRows& x, const Row& row,
                                            int64_t c0, int left, int step) {
   constexpr int kGroup = kOneBit ? 4 : 2;
+  const Codes& q = x.q;
   const int bits = kOneBit ? 1 : q.bits;
-  const int64_t groups = row.start / q.group;  // before the row; there, columns have 31 bits
+  // Groups are counted from the tensor's start, or from that of a row: it has at most 31 bits.
+  const int64_t groups = x.small ? 0 : row.start / q.group;
+  const uint32_t counted = uint32_t(x.small ? row.start + c0 : c0);
 #pragma unroll
   for (int j0 = 0; j0 < N; j0 += kGroup) {
     Chunk<V> chunk[kGroup];
@@ -76,9 +104,8 @@ __device__ __forceinline__ void load_codes(Words<Coded<kOneBit>, V>* to, const C
       chunk[j] = 0, scale[j] = 0;
       const int skipped = (j0 + j) * step;
       if (skipped >= left) continue;
-      const uint32_t c = uint32_t(c0) + skipped;
-      chunk[j] = chunk_at<V>(q.codes, row.start + c, bits);
-      scale[j] = q.scales[groups + c / uint32_t(q.group)];
+      chunk[j] = chunk_at<V>(q.codes, row.start + c0 + skipped, bits);
+      scale[j] = q.scales[groups + x.group(counted + skipped)];
     }
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) {
@@ -117,19 +144,19 @@ __device__ __forceinline__ void load_each_code(Words<Coded<kOneBit>, V>* to, con
 }
 
 template <class P, int N, bool kOneBit>
-__device__ __forceinline__ void load(Words<Coded<kOneBit>, P::V>* to, const Codes& q, const Row& row,
+__device__ __forceinline__ void load(Words<Coded<kOneBit>, P::V>* to, const CodedRows& x, const Row& row,
                                      Slots slots, int j0) {
   const int64_t c0 = first_column<P>(slots);
   const int skipped = j0 * slots.step, left = columns_left<P>(row, c0) - skipped;
   if (row.vector) {
-    load_codes<N>(to, q, row, c0 + skipped, left, slots.step);
+    load_codes<N>(to, x, row, c0 + skipped, left, slots.step);
   } else {
-    load_each_code<N>(to, q, row, c0 + skipped, left, slots.step);
+    load_each_code<N>(to, x.q, row, c0 + skipped, left, slots.step);
   }
 }
 
 // Codes are too few to ask for ahead of time.
 template <class P>
-__device__ __forceinline__ void prefetch(const Codes&, const Row&, Slots) {}
+__device__ __forceinline__ void prefetch(const CodedRows&, const Row&, Slots) {}
 
 }  // namespace PYDELTA_NAMESPACE

@@ -12,18 +12,18 @@ struct Dequantize {
   static constexpr bool kSums = false;
   static constexpr Dtype out_dtype = kDtype<O>;
 
-  Codes q;
+  CodedRows codes;
   void* out;
 
   __device__ static constexpr int models() { return 1; }
-  __device__ const Codes& source(int) const { return q; }
+  __device__ const CodedRows& source(int) const { return codes; }
   __device__ static Key key(int) { return {}; }
   __device__ static float delta(float v, float, int) { return v; }
   __device__ static float result(float v, float) { return v; }
 
   template <int V>
   bool aligned_for() const {
-    return aligned<V>(q, 0) && aligned<V>(out, sizeof(O));
+    return aligned<V>(codes, 0) && aligned<V>(out, sizeof(O));
   }
 };
 
@@ -33,7 +33,7 @@ void dequantize(const Codes& q, void* out, Dtype out_dtype, Stream stream) {
   const Task task{"dequantize", {q.rows, q.n, 1}, Transform::none};
   with_type(out_dtype, [&](auto type) {
     with_codes(q.bits, [&](auto coded) {
-      run_elements(task, Dequantize<decltype(coded), decltype(type)>{q, out}, stream);
+      run_elements(task, Dequantize<decltype(coded), decltype(type)>{CodedRows(q), out}, stream);
     });
   });
 }

@@ -12,43 +12,30 @@ constexpr int kThreads = 64;  // of a block, of which a multiprocessor should ho
 constexpr int kBlocks = 8;
 constexpr int kAhead = 8;  // vectors that a thread asks for at once
 
-template <int bytes>
-struct UnsignedOf {
-  using type = uint64_t;
-};
-template <>
-struct UnsignedOf<1> {
-  using type = uint8_t;
-};
-template <>
-struct UnsignedOf<2> {
-  using type = uint16_t;
-};
-template <>
-struct UnsignedOf<4> {
-  using type = uint32_t;
-};
+template <int kBytes>
+using UnsignedOf = std::conditional_t<
+    kBytes == 1, uint8_t,
+    std::conditional_t<kBytes == 2, uint16_t, std::conditional_t<kBytes == 4, uint32_t, uint64_t>>>;
 
 // A tensor and where its codes go.
 template <class T, int bits>
 struct Coding {
   static constexpr int V = 16 / int(sizeof(T)), kTeam = kLanes / V;
-  static constexpr int kLevels = 1 << (bits - 1);
-  using Packed = typename UnsignedOf < V* bits<8 ? 1 : V * bits / 8>::type;  // the codes of a vector
+  static constexpr int kLevels = 1 << (bits - 1), kBytes = V * bits < 8 ? 1 : V * bits / 8;
+  using Packed = UnsignedOf<kBytes>;  // the codes of a vector
   // Elements whose codes fill whole bytes. Two threads may share a byte.
   static constexpr int kTogether = V * bits < 8 ? 8 : V;
 
   const T* x;
   Codes q;
+  int64_t groups, group_bytes;
   float* rms;  // of each group, for pack_bytes; null where groups fill whole bytes
   bool vector;
-
-  __device__ __forceinline__ int64_t groups() const { return q.rows * (q.n / q.group); }
 
   // Calls f(j, v) for the elements j .. j + V - 1 of a group, step by step; zeros follow the last one.
   template <class F>
   __device__ __forceinline__ void each(int64_t group, const F& f) const {
-    const Row row{group * q.group, group < groups() ? q.group : 0, 1, vector};
+    const Row row{group * q.group, group < groups ? q.group : 0, 1, vector};
     for (int64_t step = 0; step < q.group; step += kAhead * kLanes) {
       const int64_t j = step + threadIdx.x % kTeam * V;
       const int left = int(min(max(row.length - j, int64_t(0)), int64_t(kAhead * kLanes)));
@@ -87,8 +74,8 @@ struct Coding {
   // Writes the codes of the elements from j on, which this thread holds. All threads of a warp come along.
   __device__ __forceinline__ void store(int64_t group, int64_t j, Packed packed) const {
     if constexpr (kTogether > V) packed |= __shfl_xor_sync(~0u, uint32_t(packed), 1) << (V * bits);
-    if (rms != nullptr || group >= groups() || j >= q.group || j % kTogether != 0) return;
-    uint8_t* to = q.codes + group * ((q.group * bits + 7) / 8) + j * bits / 8;
+    if (rms != nullptr || group >= groups || j >= q.group || j % kTogether != 0) return;
+    uint8_t* to = q.codes + group * group_bytes + j * bits / 8;
     if (vector) {
       *reinterpret_cast<Packed*>(to) = packed;
       return;
@@ -101,7 +88,7 @@ struct Coding {
   }
 
   __device__ __forceinline__ void finish(int64_t group, double square, double projection) const {
-    if (group >= groups() || threadIdx.x % kTeam != 0) return;
+    if (group >= groups || threadIdx.x % kTeam != 0) return;
     q.scales[group] = square == 0 ? 0.0f : float(square / projection);
   }
 };
@@ -156,7 +143,7 @@ __device__ __forceinline__ void code_group(const Coding<T, bits>& op, int64_t gr
   });
   const double square = folded(lane);
   const float rms = float(sqrt(square / double(op.q.group)));
-  if (op.rms != nullptr && group < op.groups()) op.rms[group] = rms;
+  if (op.rms != nullptr && group < op.groups) op.rms[group] = rms;
 #pragma unroll
   for (int i = 0; i < V; ++i) lane[i] = 0;
   op.each(group, [&](int64_t j, const float (&v)[V]) {
@@ -176,7 +163,7 @@ __device__ __forceinline__ void code_group(const Coding<T, bits>& op, int64_t gr
 template <class T, int bits>
 __global__ void __launch_bounds__(kThreads, kBlocks) code_groups(const __grid_constant__ Coding<T, bits> op) {
   constexpr int kTeam = Coding<T, bits>::kTeam, kTeams = kThreads / kTeam;
-  for (int64_t first = blockIdx.x * int64_t(kTeams); first < op.groups();
+  for (int64_t first = blockIdx.x * int64_t(kTeams); first < op.groups;
        first += gridDim.x * int64_t(kTeams)) {
     code_group(op, first + threadIdx.x / kTeam);
   }
@@ -210,7 +197,7 @@ void quantize_as(const void* x, const Codes& q, Stream stream) {
   const bool whole = q.group == q.n || q.group * bits % 8 == 0;
   const Scratch rms(kOp, whole ? 0 : size_t(groups) * sizeof(float), stream);
   const bool vector = q.group % Op::V == 0 && aligned<Op::V>(x, sizeof(T));
-  const Op op{static_cast<const T*>(x), q, rms.as<float>(), vector};
+  const Op op{static_cast<const T*>(x), q, groups, (q.group * bits + 7) / 8, rms.as<float>(), vector};
   const int64_t processors = attribute(kOp, cudaDevAttrMultiProcessorCount);
   const auto start_on = [&](int64_t blocks, auto kernel) {
     start(kOp, kernel, {dim3(unsigned(blocks)), kThreads}, stream, op);
