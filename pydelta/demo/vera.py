@@ -102,7 +102,8 @@ class Tasks:
         """VeRA on every layer, as an adapter's file."""
 
         def attach(network: nn.Module) -> nn.Module:
-            return vera.attach(network, targets="all-linear", rank=settings.rank, seed=seed).module
+            vera.attach(network, targets="all-linear", rank=settings.rank, seed=seed)
+            return network
 
         return self._each(f"VeRA, rank {settings.rank}", attach, settings.rate, _adapter)
 
