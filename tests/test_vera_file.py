@@ -110,6 +110,12 @@ def test_unsound_files(adapter, change, message):
     assert str(path) in str(caught.value)
 
 
+def test_the_documentation_has_the_learning_rate_and_the_published_figures():
+    text = (Path(__file__).parents[1] / "docs" / "vera.md").read_text()
+    for fact in ("ten times LoRA's", "85.2", "86.6", "87.8", "6.82 MB", "1011 s", "942 s"):
+        assert fact in text
+
+
 def test_nan_is_refused(adapter):
     path, _ = adapter
     vectors = safetensors.torch.load_file(path)["vectors"]
