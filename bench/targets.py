@@ -81,6 +81,16 @@ def peft(kind: str) -> Figure:
     return lambda r: faster(r) if r.get("transform") == kind else None
 
 
+def vera(peer: str, most: int) -> Figure:
+    """The peer's time over ours up to so many tokens."""
+    faster = ratio("vera_linear", peer)
+    return lambda r: faster(r) if r.get("tokens", most + 1) <= most else None
+
+
+def mixed(r: Result) -> float | None:
+    return r["seconds"] / r["peers"]["one adapter"] if r["op"] == "vera_linear mixed" else None
+
+
 def mergekit(*methods: str) -> Figure:
     faster = ratio("merge models", "mergekit")
     return lambda r: faster(r) if r.get("transform") in methods else None
@@ -114,6 +124,11 @@ TARGETS = (
     Target("retrieve from one bit, of the copy", 0.7, fraction("retrieve codes", transform="1 bits")),
     Target("retrieve from four bits, of the copy", 0.65, fraction("retrieve codes", transform="4 bits")),
     Target("quantize at one bit, time over reading twice", 1.3, over_two_readings, at_least=False),
+    Target("vera_linear, times faster than peft", 1.0, vera("peft", 4096)),
+    Target("vera_linear up to 64 tokens, times faster than peft", 1.5, vera("peft", 64)),
+    Target("vera_linear, a mixed batch over one adapter", 1.2, mixed, at_least=False),
+    Target("vera_matrix, times faster than torch's uniform", 5.0, ratio("vera_matrix", "torch uniform")),
+    Target("vera_merge, times faster than peft", 2.0, ratio("vera_merge", "peft")),
     Target("a call on 64 KiB, microseconds", 25.0, figure("call", "seconds", 1e-6), at_least=False),
     Target("compress, time over plain copies", 1.5, figure("compress", "over_copy"), at_least=False),
     Target("compress, peak memory over its bound", 1.0, figure("compress", "over_memory"), at_least=False),

@@ -122,7 +122,7 @@ def forward(
     matrices, rows = Matrices(make, key, x.dtype, x.device, cached), x.reshape(-1, n)
     base_layer(rows, weight, bias, y)
     for at, tile in matrices.tiles("A", rank, n):
-        torch.mm(rows, tile.mT, out=t[:, at])
+        t[:, at] = _product(rows, tile)
     inner = _scaled(t, _rows(d, bound(n), x.dtype, index))
     outer = b.to(compute_dtype(x.dtype)) * bound(rank)
     for at, tile in matrices.tiles("B", m, rank):
@@ -141,6 +141,11 @@ def base_layer(
         torch.addmm(bias, rows, weight.mT, out=out)
 
 
+def _product(rows: torch.Tensor, tile: torch.Tensor) -> torch.Tensor:
+    """rows tile^T; one row is a product with a vector, which BLAS does in half the time."""
+    return torch.mv(tile, rows[0])[None] if len(rows) == 1 else rows @ tile.mT
+
+
 def _add_product(
     y: torch.Tensor, inner: torch.Tensor, tile: torch.Tensor, outer: torch.Tensor, index: torch.Tensor | None
 ) -> None:
@@ -148,7 +153,7 @@ def _add_product(
     if index is None and len(inner) >= inner.shape[1] and y.dtype is outer.dtype:
         y.addmm_(inner, (tile * outer[:, None]).mT)
     else:
-        y.addcmul_(inner @ tile.mT, outer if index is None else outer[index])
+        y.addcmul_(_product(inner, tile), outer if index is None else outer[index])
 
 
 def backward(
@@ -216,7 +221,8 @@ def merge_blocks(
     (m, n), rank, compute = weight.shape, len(d), compute_dtype(weight.dtype)
     d, b = d.to(compute)[:, None], b.to(compute)[:, None]
     width = min(n, max(256, 4 * TILE["cpu"] // max(rank, 1)))
-    height = min(m, rows_at_once(weight.device, max(rank, width)))
+    # Low blocks would pack the strip over and over; an eighth of the rows is still little memory.
+    height = min(m, max(-(-m // 8), rows_at_once(weight.device, max(rank, width))))
     for left in range(0, n, max(width, 1)):
         columns = slice(left, min(left + width, n))
         strip = d * matrices.part("A", (rank, columns.stop - left), (0, left)).to(compute)

@@ -241,6 +241,14 @@ def test_only_what_needs_a_gradient_gets_one_and_x_is_not_kept():
     assert x.grad is weight.grad is b.grad is None
 
 
+def test_a_gradient_of_a_gradient_is_refused():
+    x, weight, d, b = (tensor.requires_grad_() for tensor in layer(2)[0])
+    (grad,) = torch.autograd.grad(pydelta.vera_linear(x, weight, d, b, KEY).sum(), d, create_graph=True)
+    message = "[vera_linear] is differentiable once, got a gradient of its gradient"
+    with raises(RuntimeError, message):
+        grad.sum().backward()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_casts_as_for_a_linear_layer(dtype):
     tensors, options = layer(4)

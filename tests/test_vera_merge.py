@@ -28,7 +28,7 @@ def truth_of(weight, d, b):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("m", "n", "r"), [(1, 1, 1), (24, 40, 6), (70, 300, 3), (33, 20, 64)])
+@pytest.mark.parametrize(("m", "n", "r"), [(1, 1, 1), (24, 40, 6), (70, 300, 3), (33, 20, 64), (9, 600, 64)])
 def test_the_formula(backend, device, dtype, m, n, r, monkeypatch):
     """Also where strips and blocks are small: rank 64 makes strips of 256 columns at least."""
     monkeypatch.setitem(_vera.TILE, "cpu", 256)

@@ -42,6 +42,11 @@ def main(argv: list[str] | None = None) -> int:
         raise
     if arguments.json:
         print(json.dumps(result))
+    elif arguments.vera:
+        from pydelta.demo.vera import table as vera_table
+
+        print(vera_table(result))
+        print(f"numbers: {arguments.out / MARK}")
     else:
         from pydelta.demo.report import table
 
@@ -70,6 +75,11 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         metavar="N",
         help="default: %(default)s, whatever the machine has",
+    )
+    parser.add_argument(
+        "--vera",
+        action="store_true",
+        help="train VeRA adapters for the views instead, beside full fine-tuning and PEFT's LoRA",
     )
     parser.add_argument("--force", action="store_true", help="replace the folder of an earlier demo")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -117,6 +127,10 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
     try:
+        if arguments.vera:
+            from pydelta.demo import vera
+
+            return vera.run(arguments.out, Recipe(hidden=512), vera.Settings(), seed=arguments.seed, say=say)
         return run(arguments.out, Recipe(), seed=arguments.seed, threads=arguments.threads, say=say)
     finally:
         torch.set_num_threads(threads)

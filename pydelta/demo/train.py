@@ -86,7 +86,7 @@ def _tune_all(
 
 
 def train(
-    network: Network, x: torch.Tensor, digits: torch.Tensor, batch: int, epochs: int, rate: float
+    network: nn.Module, x: torch.Tensor, digits: torch.Tensor, batch: int, epochs: int, rate: float
 ) -> None:
     """AdamW on the cross entropy; the learning rate falls to zero along a cosine."""
     batches = len(x) // batch

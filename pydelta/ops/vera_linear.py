@@ -127,6 +127,10 @@ def _backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
     return found[0], of_weight, found[1], found[2], of_bias, None, None, None, None, None
 
 
+def _backward_twice(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+    raise RuntimeError("[vera_linear] is differentiable once, got a gradient of its gradient")
+
+
 _operator = define(
     "vera_linear",
     "Tensor x, Tensor? weight, Tensor d, Tensor b, Tensor? bias, Tensor? adapter, int seed, int stream, "
@@ -144,6 +148,7 @@ _operator_back = define(
     "(Tensor, Tensor, Tensor)",
     _run_back,
     _empty_back,
+    _backward_twice,
 )
 
 
@@ -187,7 +192,7 @@ def vera_linear(
     Raises:
         TypeError: a tensor or the key is of another kind.
         ValueError: shapes, dtypes or devices that do not fit, a rank of 0, or an index outside the adapters.
-        RuntimeError: ``backend`` is not there.
+        RuntimeError: ``backend`` is not there; in the backward pass of a backward pass.
     """
     op = "vera_linear"
     for name, tensor in (("x", x), ("d", d), ("b", b)):

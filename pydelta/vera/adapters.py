@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from pydelta import _check
 from pydelta.ops._library import to_int64
+from pydelta.ops.vera_linear import MATRICES
 from pydelta.vera.layer import Mixture, Setting, VeraLinear, is_conv1d, refusal
 from pydelta.vera.projections import Projections, Seeded
 
@@ -55,9 +57,15 @@ class Adapters:
         return found
 
     def use(self, name: str | None) -> None:
-        """Switches to an adapter; None: to the base alone. Layers without it run as their base."""
+        """Switches to an adapter; None: to the base alone. Layers without it run as their base.
+
+        Raises:
+            ValueError: there is no such adapter.
+            RuntimeError: one is merged.
+        """
         if name is not None:
             self.of(name)
+        check_unmerged(self.layers)
         for layer in self.layers.values():
             layer.active = name if name in layer.settings else None
 
@@ -74,7 +82,9 @@ class Adapters:
 
         Raises:
             ValueError: no adapter is named, or one is not there, is on other layers, or has other matrices.
+            RuntimeError: one is merged.
         """
+        check_unmerged(self.layers)
         chosen = tuple(self.names if names is None else names)
         if not chosen:
             raise ValueError("[vera] names must hold at least one adapter, got none")
@@ -111,6 +121,17 @@ class Adapters:
             yield layer.d[name]
             yield layer.b[name]
 
+    def set_matrices(self, matrices: str | None) -> None:
+        """How all layers come to their matrices: "cached", "regenerated", or None for the default.
+
+        Raises:
+            ValueError: it is none of them.
+        """
+        if matrices is not None:
+            _check.choice("vera", "matrices", matrices, MATRICES)
+        for layer in self.layers.values():
+            layer.matrices = matrices
+
     def merge(self, name: str | None = None, *, keep_base: bool = True) -> None:
         """Merges an adapter into every layer; see :meth:`VeraLinear.merge`.
 
@@ -119,11 +140,7 @@ class Adapters:
             RuntimeError: one is merged already.
         """
         layers, name = self.of(name), self.active if name is None else name
-        for path, layer in self.layers.items():
-            if layer.merged is not None:
-                raise RuntimeError(
-                    f"[vera] one adapter can be merged at a time, got {layer.merged!r} merged into {path!r}"
-                )
+        check_unmerged(self.layers)
         for layer in layers.values():
             assert name is not None
             layer.merge(name, keep_base=keep_base)
@@ -201,13 +218,15 @@ class Adapters:
         assert name is not None
         return next(iter(layers.values())).settings[name].rank
 
-    def save(self, path: str, name: str | None = None, *, force: bool = False) -> None:
+    def save(self, path: str | os.PathLike[str], name: str | None = None, *, force: bool = False) -> None:
         """An adapter into one file; see :func:`pydelta.vera.load`."""
         from pydelta.vera.file import save
 
         save(self, path, name, force=force)
 
-    def save_peft(self, path: str, name: str | None = None, *, force: bool = False) -> None:
+    def save_peft(
+        self, path: str | os.PathLike[str], name: str | None = None, *, force: bool = False
+    ) -> None:
         """An adapter into a folder that PEFT loads; see :func:`pydelta.vera.save_peft`."""
         from pydelta.vera.peft import save_peft
 
@@ -245,6 +264,7 @@ def attach(
     Raises:
         TypeError: a layer is quantised, or not a plain linear layer.
         ValueError: a rank below 1, a target that no layer matches (near names are shown), a name taken.
+        RuntimeError: an adapter is merged.
     """
     if isinstance(rank, bool) or not isinstance(rank, int):
         raise TypeError(f"[vera.attach] rank must be an int, got {type(rank).__name__}")
@@ -264,6 +284,7 @@ def attach_to(
     """An adapter on the layers of these paths; nothing is changed unless all of them take it."""
     if not name or "." in name:
         raise ValueError(f"[vera.attach] name must be one word without dots, got {name!r}")
+    check_unmerged(Adapters(module).layers)
     found = {path: module.get_submodule(path) for path in paths}
     for path, part in found.items():
         if isinstance(part, VeraLinear):
@@ -284,6 +305,15 @@ def attach_to(
     adapters = Adapters(module)
     adapters.use(name)
     return adapters
+
+
+def check_unmerged(layers: dict[str, VeraLinear]) -> None:
+    """A merged weight is one adapter's: nothing else can be used or merged beside it."""
+    for path, layer in layers.items():
+        if layer.merged is not None:
+            raise RuntimeError(
+                f"[vera] no adapter may be merged yet: unmerge it first, got {layer.merged!r} in {path!r}"
+            )
 
 
 def matching(module: nn.Module, targets: Sequence[str]) -> list[str]:

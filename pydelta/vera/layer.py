@@ -43,6 +43,7 @@ class VeraLinear(nn.Module):
         base: as given.
         active: the adapter in use; None: the base alone.
         merged: the adapter that the base's weight holds, or None.
+        matrices: "cached" or "regenerated", as for :func:`pydelta.vera_linear`; None: its default.
 
     Raises:
         TypeError: another kind of layer, or a quantised one.
@@ -59,6 +60,7 @@ class VeraLinear(nn.Module):
         self.active: str | None = None
         self.mixture: Mixture | None = None
         self.merged: str | None = None
+        self.matrices: str | None = None
         self._base_weight: nn.Parameter | None = None
 
     @property
@@ -107,7 +109,8 @@ class VeraLinear(nn.Module):
         projections = setting.projections
         dropped = self.training and setting.dropout > 0
         if isinstance(projections, Seeded) and not dropped and not _is_observed(self.base):
-            return vera_linear(x, self.weight, d, b, projections.key, bias=self.bias, adapter=index)
+            key, bias = projections.key, self.bias
+            return vera_linear(x, self.weight, d, b, key, bias=bias, adapter=index, matrices=self.matrices)
         y = self.base(x)
         x = nn.functional.dropout(x, setting.dropout) if dropped else x
         return y + self._part(x, d, b, index, projections, y.dtype)
@@ -122,7 +125,7 @@ class VeraLinear(nn.Module):
         dtype: torch.dtype,
     ) -> torch.Tensor:
         if isinstance(projections, Seeded):
-            part = vera_linear(x, None, d, b, projections.key, adapter=index)
+            part = vera_linear(x, None, d, b, projections.key, adapter=index, matrices=self.matrices)
         else:
             d, b = (v if index is None else v[index] for v in (d, b))
             part = projections.product(x, d, b, dtype)
