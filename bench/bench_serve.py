@@ -1,6 +1,6 @@
 """Serving four fine-tunes of a Llama-shaped base in bf16: swaps, and batches that mix the models.
 
-A swap stands beside loading the fine-tune from safetensors in the page cache and ``load_state_dict``, and beside
+A swap stands beside loading the fine-tune from safetensors in the page cache with ``load_state_dict``, beside
 the plain copy of the bytes that it moves. A mixed batch of one token a row stands beside the same rows on one
 model, beside swapping from model to model, and beside as many resident models.
 """
