@@ -75,6 +75,7 @@ def made(folder, make, kind=torch.float32, **options):
         (torch.float32, {}),
         (torch.bfloat16, {"dtype": "bf16"}),
         (torch.float32, {"shuffle_layers": True, "transform": "hadamard"}),
+        (torch.float32, {"bits": 1, "buckets": 2}),
     ],
 )
 def test_activate_and_mixed_batches(tmp_path, make, dtype, options):
