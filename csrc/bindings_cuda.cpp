@@ -242,4 +242,17 @@ PYBIND11_MODULE(_cuda, m) {
                     {step, lr, one, two, eps, l1}, stream);
       },
       unlocked);
+  m.def(
+      "superposed_linear",
+      [](uintptr_t x, uintptr_t model, uintptr_t out, int dtype, int64_t batch,
+         const std::vector<uint64_t>& seeds, const std::vector<uint64_t>& streams,
+         const std::vector<float>& lams, uintptr_t codes, uintptr_t scales, int64_t rows, int64_t n, int bits,
+         int64_t group, uintptr_t levels, Stream stream) {
+        std::vector<Key> keys;
+        for (size_t k = 0; k < seeds.size(); ++k) keys.push_back({seeds[k], streams.at(k)});
+        const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, 0);
+        superposed_linear(pointer(x), pointer(out), dtype_of("superposed_linear", dtype), batch,
+                          static_cast<const int64_t*>(pointer(model)), keys, lams, q, stream);
+      },
+      unlocked);
 }

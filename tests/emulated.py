@@ -64,5 +64,5 @@ def build(folder):
 
 def functions(extension):
     """Those of ``pydelta.native`` on an extension; they write into ``out``."""
-    ops = [op for op in dir(extension) if not op.startswith("_") and hasattr(native, op)]
+    ops = [op for op in dir(extension) if op in native.__all__]
     return SimpleNamespace(**{op: partial(getattr(native, op), extension) for op in ops})

@@ -14,7 +14,7 @@ SOURCES = Path(__file__).parents[1] / "csrc" / "cuda"
 # On the walk; rotate runs hadamard's.
 KERNELS = ("hadamard", "sign_flip", "superpose", "retrieve", "retrieve_codes", "dequantize")
 # mask_rescale runs merge_into's, superpose_codes runs superpose's and quantize's.
-OTHERS = ("merge_into", "magnitude_threshold", "quantize", "vera_matrix")
+OTHERS = ("merge_into", "magnitude_threshold", "quantize", "vera_matrix", "superposed_linear")
 ARCHITECTURES = ("80", "90")
 # Flags as in setup.py; PTX is kept beside the machine code.
 FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-cubin", "-Xptxas=-v", "--keep")
@@ -57,6 +57,8 @@ def most_registers(name):
         return REGISTERS[re.search("|".join(REGISTERS), name)[0]][int(plan[1]) * int(plan[2])]
     if merge := re.search(r"5mergeI.*Lb[01]ELb([01])E", name):
         return MERGE_REGISTERS[merge[1]]
+    if "8multiplyI" in name:
+        return 96
     if "11code_groups" in name:
         return 128  # 512 threads of them, which hold 64 KiB on their way
     return 64

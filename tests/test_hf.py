@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 
 import pytest
 import torch
@@ -75,6 +76,7 @@ def made(folder, make, kind=torch.float32, **options):
         (torch.float32, {}),
         (torch.bfloat16, {"dtype": "bf16"}),
         (torch.float32, {"shuffle_layers": True, "transform": "hadamard"}),
+        (torch.float32, {"bits": 1, "buckets": 2}),
     ],
 )
 def test_activate_and_mixed_batches(tmp_path, make, dtype, options):
@@ -110,6 +112,19 @@ def test_generation_with_a_cache(tmp_path, make):
         assert torch.equal(mixed[row : row + 1], alone)
 
 
+def test_compiled(tmp_path):
+    """A whole transformer under torch.compile, one batch of models after another."""
+    base, store, _ = made(tmp_path, llama)
+    bank = store.attach(copy.deepcopy(base))
+    bank.serve()
+    compiled = torch.compile(bank.module, backend="aot_eager")
+    with torch.no_grad():
+        for names in (NAMES, NAMES[::-1]):
+            with bank.models(names):
+                found, truth = (model(IDS, use_cache=False).logits for model in (compiled, bank.module))
+            assert_same_bits(found, truth)
+
+
 def test_a_body_without_its_prefix(tmp_path):
     _, store, models = made(tmp_path, gpt2)
     body = transformers.GPT2Model(models["a"].config).eval()
@@ -143,8 +158,12 @@ def test_load_with_a_tokenizer(tmp_path):
     assert tokenizer("hello world")["input_ids"] == [2, 5, 6, 3]
 
 
-def test_load_refuses(tmp_path):
+def test_load_refuses(tmp_path, monkeypatch):
     base, store, _ = made(tmp_path, bert)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "transformers", None)
+        with raises(ImportError, "[hf.load] transformers must be installed: pip install 'pydelta[hf]'"):
+            hf.load(store, "a")
     with raises(ValueError, f"{store.path}: holds no model 'z'; it holds a, b, c"):
         hf.load(store, "z")
     base.config.architectures = ["NoSuchModel"]

@@ -9,8 +9,7 @@ from serving import Toy, assert_rows_are_models, family, outputs
 from tensors import assert_same_bits, raises
 from tolerance import UNIT
 
-from pydelta import Quantized, quantize
-from pydelta.superposition.source import Source
+from pydelta import Quantized
 
 IDS = torch.arange(30).view(6, 5) % 20
 MIXED = ["b", "a", "c", "a", "b", "b"]
@@ -110,32 +109,15 @@ def test_compiles(tmp_path):
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("buckets", [1, 2])
-@pytest.mark.parametrize("bits", [1, 4])
-def test_low_bit_stores(tmp_path, monkeypatch, bits, buckets):
-    """Served from the codes themselves, rows grouped by bucket."""
-    torch.manual_seed(0)
-    toy = Toy().eval()
-    store, models = family(tmp_path, toy)
-    plain, rules = type(store).source, store.manifest.rules
-
-    def coded(self, model, tensor):
-        superposed, key, lam = plain(self, model, tensor)
-        if self.bucket(model):
-            superposed = -superposed
-        rows = superposed.movedim(rules[tensor].dim, -1).contiguous()
-        return Source(quantize(rows, bits=bits), key, lam)
-
-    monkeypatch.setattr(type(store), "source", coded)
-    monkeypatch.setattr(type(store), "bucket", lambda self, model: int(model == "b" and buckets == 2))
-    alone = store.attach(copy.deepcopy(toy))
-    bank = store.attach(copy.deepcopy(toy))
+@pytest.mark.parametrize("options", [{}, {"shuffle_layers": True}, {"transform": "hadamard"}, {"group": 8}])
+@pytest.mark.parametrize(("bits", "buckets"), [(1, 2), (4, 1)])
+def test_low_bit_stores(tmp_path, bits, buckets, options):
+    """Served from the codes themselves, rows grouped by bucket and slot."""
+    _, models, bank = made(tmp_path, bits=bits, buckets=buckets, **options)
     bank.serve()
-    assert all(isinstance(s, Quantized) for s in bank.sources._superposed.values())
-    for name in models:
-        alone.activate(name)
-        models[name] = copy.deepcopy(alone.module)
     assert_rows_are_models(bank.module, models, bank, IDS, MIXED, TOLERANCE[torch.float32])
+    assert all(isinstance(s, Quantized) for s in bank.sources._superposed.values())
+    assert {bank.store.bucket(name) for name in models} == set(range(buckets))
 
 
 def test_memory_does_not_grow_with_the_models(tmp_path):

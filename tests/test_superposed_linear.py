@@ -62,24 +62,26 @@ def test_float_superposition(backend, device, dtype, transform):
     )
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 8, 15])
+@pytest.mark.parametrize("rows", [1, 6, 15])
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("dtype", SINGLES)
 def test_codes(backend, device, dtype, bits, rows):
-    check(backend, device, layer(rows, 129, 1000, dtype, bits=bits))
+    check(backend, device, layer(rows, 129, 270, dtype, bits=bits))
 
 
-@pytest.mark.parametrize("n", [1, 31, 32, 100, 257, 768])
+@pytest.mark.parametrize(
+    "n", [1, 31, 100, *(pytest.param(n, marks=pytest.mark.large) for n in (32, 257, 768))]
+)
 @pytest.mark.parametrize("bits", BITS)
 def test_codes_of_widths(backend, device, bits, n):
-    check(backend, device, layer(5, n, 257, torch.float32, bits=bits))
+    check(backend, device, layer(5, n, 70, torch.float32, bits=bits))
 
 
-@pytest.mark.parametrize("group", [1, 12, 32])
+@pytest.mark.parametrize("group", [1, 32])
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_codes_of_groups(backend, device, transform, group):
     for bits in (1, 4):
-        tensors = layer(6, 96, 200, torch.bfloat16, bits=bits, group=group)
+        tensors = layer(6, 96, 70, torch.bfloat16, bits=bits, group=group)
         check(backend, device, tensors, transform=transform, operands=int(transform == "hadamard"))
 
 
@@ -94,7 +96,7 @@ def test_many_rows_and_blocks(backend, device, dtype):
 @pytest.mark.parametrize("bits", [0, 1])
 @pytest.mark.parametrize("layout", ["transposed", "strided", "row_strided"])
 def test_layouts(backend, device, layout, bits):
-    check(backend, device, layer(8, 64, 200, torch.float32, bits=bits), layout=layout)
+    check(backend, device, layer(8, 64, 70, torch.float32, bits=bits), layout=layout)
 
 
 @pytest.mark.parametrize("bits", [0, 1])
@@ -119,7 +121,7 @@ def test_exact_answers(backend, device, dtype, bits):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_equals_the_retrieved_model(backend, device, dtype, bits):
     """Rows of one model are a linear layer with its retrieved weights, up to their rounding."""
-    x, weight, superposed = to(device, *layer(4, 128, 260, dtype, bits=bits))
+    x, weight, superposed = to(device, *layer(4, 128, 70, dtype, bits=bits))
     y = pydelta.superposed_linear(x, weight, superposed, KEYS[:2], [1] * 4, lam=0.5, backend=backend)
     model = pydelta.retrieve(weight, superposed, KEYS[1], lam=0.5, out_dtype=torch.float32)
     truth = x.float() @ model.T

@@ -82,6 +82,13 @@ VERA_CASES = [
     ("vera_forward", 1024, torch.float16, (1, 4096, 14336), 0),
     ("vera_forward", 256, torch.float32, (16, 4096, 4096), 0),
 ]
+PRODUCT_CASES = [
+    # op, bits, dtype, (rows, n, m), group (-1: a row)
+    ("superposed_linear", 1, torch.bfloat16, (8, 4096, 4096), -1),
+    ("superposed_linear", 1, torch.float32, (8, 4096, 4096), -1),
+    ("superposed_linear", 4, torch.bfloat16, (32, 4096, 11008), -1),
+    ("superposed_linear", 8, torch.float16, (3, 100, 37), 20),
+]
 KERNELS = [
     ("launch", "walk"),
     ("quantize", "scale_groups"),
@@ -92,6 +99,7 @@ KERNELS = [
     ("vera_matrix", "fill_matrix"),
     ("vera_linear", "into_rank"),
     ("vera_linear", "onto_outputs"),
+    ("superposed_linear", "code_product"),
     *(("magnitude_threshold", name) for name in ("select_rows", "count_digits", "count_ties", "find_tie")),
 ]
 ARCHITECTURES = (80, 90)
@@ -131,6 +139,8 @@ def launches_of(
             call_coded(kernels, op, transform, dtype, shape, dim)
         elif op.startswith("vera"):
             call_vera(kernels, op, transform, dtype, shape, dim)
+        elif op == "superposed_linear":
+            call_product(kernels, transform, dtype, shape, dim)
         else:
             call(kernels, op, transform, dtype, shape, dim)
     return launches
@@ -199,6 +209,17 @@ def call_vera(
     kernels.vera_forward(x, weight, *vectors, key, **options)
 
 
+def call_product(kernels: Any, bits: int, dtype: torch.dtype, shape: tuple[int, ...], size: int) -> None:
+    rows, n, m = shape
+    codes, scales = code_shapes((m, n), bits, max(size, 0))
+    parts = torch.empty(codes, dtype=torch.uint8), torch.empty(scales)
+    q = Quantized(*parts, bits, "row" if size < 0 else size, (m, n), dtype)
+    x, model = torch.empty((rows, n), dtype=dtype), torch.zeros(rows, dtype=torch.int64)
+    options: dict[str, Any] = {"lams": [1.0], "transform": "none", "bias": None}
+    out = torch.empty((rows, m), dtype=dtype)
+    kernels.superposed_linear(x, None, q, [Key(7)], model, out=out, **options)
+
+
 def call(kernels: Any, op: str, transform: str, dtype: torch.dtype, shape: tuple[int, ...], dim: int) -> None:
     x, y, key, n = torch.empty(shape, dtype=dtype), torch.empty(shape), Key(7, 1 << 63), shape[dim]
     options: dict[str, Any] = {"transform": transform, "dim": dim % len(shape)}
@@ -264,7 +285,7 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 def build(architecture: int) -> dict[str, Any]:
     report = {}
-    for case in [*CASES, *MASKED_CASES, *CODED_CASES, *VERA_CASES]:
+    for case in [*CASES, *MASKED_CASES, *CODED_CASES, *VERA_CASES, *PRODUCT_CASES]:
         for launch in launches_of(*case):
             kernel = compiled(launch, architecture)
             ptx = kernel.asm["ptx"]
@@ -349,6 +370,17 @@ def test_vera_compiles_without_spills(
     for name, built in found.items():
         assert built["stack"] == 0, (name, built)
         assert (built["tensor_cores"] > 0) == (case[0] == "vera_forward"), (name, built)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("case", PRODUCT_CASES, ids=name_of)
+def test_products_compile_without_spills(
+    reports: dict[int, dict[str, Any]], case: tuple[Any, ...], architecture: int
+) -> None:
+    """Codes are expanded in registers on their way to the tensor cores."""
+    built = reports[architecture][f"{name_of(case)}-code_product"]
+    assert built["stack"] == 0, built
+    assert built["tensor_cores"] > 0, built
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -19,8 +19,6 @@ from pydelta.triton_kernels.rotate import rotate
 from pydelta.triton_kernels.sign_flip import sign_flip
 from pydelta.triton_kernels.walk import narrow, widen
 
-_COLUMNS = 128
-
 
 @triton.jit
 def expand(codes, levels, BITS: tl.constexpr, OUT: tl.constexpr, COLS: tl.constexpr):
@@ -104,11 +102,13 @@ def superposed_linear(
     (rows, n), m, bits = x.shape, out.shape[1], superposed.bits
     size = group_size("superposed_linear", superposed.group, n)
     outputs = 64 if interpreted() else 32
+    # Levels take registers beside the codes, and scales of groups more of them.
+    columns = 32 if size != n else 128 if bits == 1 else 64
     grid = (triton.cdiv(m, outputs), triton.cdiv(rows, 16))
     with torch.cuda.device_of(x):
         code_product[grid](
             out, z, superposed.codes, superposed.scales, tables(bits, x.device)[0], model.to(x.device),
             torch.tensor(lams, dtype=torch.float32, device=x.device), rows, m, n, row_bytes(n, bits), size,
             BITS=bits, GROUPS=size != n, EXACT=bits == 1 and x.dtype is not torch.float32 and size == n,
-            INTERPRETED=interpreted(), ROWS=16, OUT=outputs, COLS=_COLUMNS, num_warps=4,
+            INTERPRETED=interpreted(), ROWS=16, OUT=outputs, COLS=columns, num_warps=4,
         )  # fmt: skip

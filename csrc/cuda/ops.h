@@ -98,6 +98,10 @@ void merge_into(const void* base, const std::vector<MaskedModel>& models, void* 
                 Dtype out_dtype, int64_t numel, int64_t n, int64_t start, Merging merging, Stream stream);
 void mask_rescale(const void* delta, const void* base, void* out, Dtype dtype, int64_t numel, int64_t n,
                   const Mask& mask, Stream stream);
+// out += lam_k q (x with the signs of keys[k]), k = model[row], which lies on the host; no keys: no signs.
+void superposed_linear(const void* x, void* out, Dtype dtype, int64_t batch, const int64_t* model,
+                       const std::vector<Key>& keys, const std::vector<float>& lams, const Codes& q,
+                       Stream stream);
 // Cuts behind the `low_rank` and the `high_rank` largest; `base` and `column_norm` may be null.
 void magnitude_threshold(const void* x, const void* base, const float* column_norm, Dtype dtype,
                          Groups groups, int64_t low_rank, int64_t high_rank, Cuts low, Cuts high,

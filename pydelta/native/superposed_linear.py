@@ -65,7 +65,6 @@ def _code_product(
 ) -> None:
     """out_r += lam_k q (s_k * x_r), without signs where there are no keys."""
     levels, _ = tables(q.bits, x.device)
-    model = model.to(x.device)
     on(
         x,
         ext.superposed_linear,
