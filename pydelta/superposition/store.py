@@ -5,34 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
-from pydelta.superposition.buckets import relative_error
-from pydelta.superposition.describe import describe
+from pydelta.superposition.contents import Contents
 from pydelta.superposition.files import StoreFiles
 from pydelta.superposition.log import locked
 from pydelta.superposition.parse import read_manifest
-from pydelta.superposition.rules import SUPERPOSED
 
 if TYPE_CHECKING:
     import torch
 
     from pydelta.superposition.serving import Bank
-    from pydelta.superposition.source import Source
 
 Pathlike = str | os.PathLike[str]
 
 
-class Superposition:
+class Superposition(Contents):
     """A superposition store: RanDeS, randomized delta superposition (arXiv 2505.11204).
 
     Make one with :meth:`create`, or :meth:`open` one. ``docs/formats.md`` describes the files.
     """
-
-    def __init__(self, path: Path, files: StoreFiles) -> None:
-        self.path = path
-        self.files = files
-        self.manifest = files.manifest
 
     @classmethod
     def create(
@@ -115,11 +107,6 @@ class Superposition:
             raise FileNotFoundError(f"{store}: not a store: no such folder")
         with locked(store, shared=True):
             return cls(store, StoreFiles(store, read_manifest(store)))
-
-    @property
-    def models(self) -> list[str]:
-        """The models' names, sorted."""
-        return sorted(self.manifest.models)
 
     @overload
     def retrieve(
@@ -306,92 +293,34 @@ class Superposition:
         chosen = self.models if names is None else list(dict.fromkeys(names))
         return export(self.path, self.files, out, chosen, base=base, show=progress)
 
-    def attach(self, module: torch.nn.Module, **options: Any) -> Bank:
+    def attach(
+        self,
+        module: torch.nn.Module,
+        *,
+        base: Pathlike | None = None,
+        prefix: str | None = None,
+        resident: bool | None = None,
+    ) -> Bank:
         """Maps the store onto a live module, whose weights then become any of the models.
 
-        Takes and raises what :class:`Bank` does; its ``activate``, ``use``, ``serve`` and ``models`` follow.
+        Args:
+            module: holds the tensors that differ between models, of the base's shapes and dtypes, on one
+                device. Their values do not matter.
+            base: where the store's base is; by default where it was.
+            prefix: what stands before the store's names in the module ("model."); with a leading "-", what
+                stands before the module's names in the store ("-bert."). By default it is found.
+            resident: hold base and superposition in memory on the module's device; by default so on a GPU. On
+                the CPU they stay mapped from their files, which processes share.
+
+        Returns:
+            A :class:`Bank`, with ``activate``, ``use``, ``serve`` and ``models``.
+
+        Raises:
+            TypeError: ``module`` is no module.
+            ValueError: a module that does not hold the store's tensors, another base than the store's (its
+                bytes are compared by SHA-256), or a store that is not sound.
+            OSError: a file cannot be read.
         """
         from pydelta.superposition.serving import Bank
 
-        return Bank(self, module, **options)
-
-    def bucket(self, model: str) -> int:
-        """The number of the bucket that holds a model; models of one bucket share their superposed tensors.
-
-        Raises:
-            ValueError: an unknown model.
-        """
-        self._known(model)
-        return self.manifest.bucket(model)
-
-    def source(self, model: str, tensor: str) -> Source:
-        """One superposed tensor of a model as it lies in the store, mapped into memory.
-
-        Args:
-            model: its name.
-            tensor: one whose rule (``self.manifest.rules``) is "superposed"; its ``dim`` is the input axis.
-
-        Returns:
-            ``(superposed, key, lam)``, so that ``pydelta.retrieve(base, superposed, key, lam=lam,
-            transform=self.manifest.transform, dim=dim)`` is the model's tensor. ``superposed`` is a tensor,
-            or in a low-bit store a :class:`pydelta.Quantized`.
-
-        Raises:
-            ValueError: an unknown model, or a tensor that is not superposed.
-        """
-        from pydelta.superposition.source import source
-
-        self._known(model)
-        rule = self.manifest.rules.get(tensor)
-        if rule is None or rule.rule != SUPERPOSED:
-            raise ValueError(f"{self.path}: tensor {tensor!r} is not superposed")
-        return source(self.files, model, tensor)
-
-    def exact(self, model: str) -> dict[str, torch.Tensor]:
-        """A model's own tensors, those whose rule is "exact", mapped into memory.
-
-        Raises:
-            ValueError: an unknown model.
-        """
-        self._known(model)
-        file = self.files.exact[model]
-        return {name: file.tensor(name) for name in file.names}
-
-    def _known(self, model: str) -> None:
-        if model not in self.manifest.models:
-            raise ValueError(f"{self.path}: holds no model {model!r}; it holds {', '.join(self.models)}")
-
-    def interference(self) -> dict[str, float]:
-        """Model -> expected relative squared error of its retrieved delta at lambda 1.
-
-        With P the sum of w_j^2 ||tau_j||^2 over the models of its bucket and D the distortion of the codes, 0
-        without, it is P / ((1 - D) w_k^2 ||tau_k||^2) - 1; infinite for a model that has no delta while
-        others have. The expected cosine is ``1 / sqrt(1 + error)``.
-        """
-        return {name: relative_error(self.manifest, name) for name in self.models}
-
-    def measure(
-        self, name: str, path: Pathlike, *, base: Pathlike | None = None, progress: bool = False
-    ) -> dict[str, float | None]:
-        """The true relative squared error of a model's retrieved delta at lambda 1.
-
-        Args:
-            name: of the model.
-            path: its tuned checkpoint.
-            base, progress: as in :meth:`retrieve`.
-
-        Returns:
-            Superposed tensor -> ||retrieved - tuned||^2 / ||tuned - base||^2, and that over all of them under
-            the name ``""``; None where that is infinite. Rounding to the base's dtype is part of it.
-
-        Raises:
-            ValueError: as :meth:`retrieve`, or a checkpoint that does not fit the base.
-            OSError: a file cannot be read.
-        """
-        from pydelta.superposition.measure import measure
-
-        return measure(self.path, self.files, name, path, base=base, show=progress)
-
-    def describe(self) -> dict[str, Any]:
-        """What ``pydelta inspect`` prints, as plain JSON data."""
-        return describe(self.path, self.files)
+        return Bank(self, module, base=base, prefix=prefix, resident=resident)
