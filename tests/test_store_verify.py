@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import family, paths
+from checkpoints import family, listing, paths
 
 from pydelta import Superposition, load_checkpoint, save_checkpoint
 from pydelta.checkpoint import Checkpoint
@@ -42,6 +42,24 @@ def test_one_bit_of_any_tensor(store):
         assert Superposition.verify(store.path) == [expected]
         path.write_bytes(whole)
     assert Superposition.verify(store.path) == []
+
+
+def test_a_sum_that_was_edited_takes_no_model(store, tmp_path):
+    kind = "open" if store.manifest.form.bits else "superposed"
+    (path,) = store.path.glob(f"{kind}-*")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    before = listing(store.path)
+    for change in (
+        lambda: store.add("m2", tmp_path / "m1.safetensors"),
+        lambda: store.remove("m1", tmp_path / "m1.safetensors"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"{path.name}: tensor '.*' has other bytes than those that were"
+        ):
+            change()
+        assert listing(store.path) == before
 
 
 def test_a_truncated_file(store, capsys):

@@ -21,6 +21,7 @@ from pydelta.superposition.options import weights_of
 from pydelta.superposition.rules import check_same
 from pydelta.superposition.stored import Stored
 from pydelta.superposition.sums import Sums
+from pydelta.superposition.verify import fault
 
 Buckets = tuple[Bucket, ...]
 
@@ -119,6 +120,8 @@ def _open(change: Change, base: Pathlike | None, name: str, path: Pathlike) -> t
 
 def _sums(change: Change, summer: Summer, index: int | None, *, open: bool) -> Sums:
     manifest = change.manifest
+    if index is not None:
+        _check_total(change, index)
     return Sums(
         change.folder,
         0,
@@ -130,6 +133,14 @@ def _sums(change: Change, summer: Summer, index: int | None, *, open: bool) -> S
         old=None if index is None else Stored(change.files, index, total=True),
         open=open,
     )
+
+
+def _check_total(change: Change, index: int) -> None:
+    """What a model joins or leaves is what was stored: its new digests would hide that it was not."""
+    for tensor, file in change.files.totals[index].items():
+        found = fault(file, tensor, change.manifest.files[file.path.name][tensor])
+        if found:
+            raise ValueError(found)
 
 
 def _changed(

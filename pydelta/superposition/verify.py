@@ -42,7 +42,7 @@ def verify(store: Path, base: Pathlike | None, *, show: bool) -> list[str]:
             digests = manifest.files[name] if manifest.version > 1 else None
             for tensor in file.names:
                 digest = None if digests is None else digests.get(tensor, "")
-                jobs.append(workers.begin(functools.partial(_problem, file, tensor, digest)))
+                jobs.append(workers.begin(functools.partial(fault, file, tensor, digest)))
         if base is not None:
             problems += _base_problems(store, base, manifest, workers)
         return problems + [problem for job in jobs if (problem := job.result())]
@@ -56,7 +56,7 @@ def _base_problems(store: Path, base: Pathlike, manifest: Manifest, workers: Wor
     return []
 
 
-def _problem(file: Checkpoint, tensor: str, digest: str | None) -> str:
+def fault(file: Checkpoint, tensor: str, digest: str | None) -> str:
     """What is wrong with a stored tensor; nothing if it is sound."""
     if digest is not None and tensor_digest(file, tensor) != digest:
         return f"{file.path}: tensor {tensor!r} has other bytes than those that were stored"
