@@ -303,23 +303,7 @@ class Superposition(Contents):
     ) -> Bank:
         """Maps the store onto a live module, whose weights then become any of the models.
 
-        Args:
-            module: holds the tensors that differ between models, of the base's shapes and dtypes, on one
-                device. Their values do not matter.
-            base: where the store's base is; by default where it was.
-            prefix: what stands before the store's names in the module ("model."); with a leading "-", what
-                stands before the module's names in the store ("-bert."). By default it is found.
-            resident: hold base and superposition in memory on the module's device; by default so on a GPU. On
-                the CPU they stay mapped from their files, which processes share.
-
-        Returns:
-            A :class:`Bank`, with ``activate``, ``use``, ``serve`` and ``models``.
-
-        Raises:
-            TypeError: ``module`` is no module.
-            ValueError: a module that does not hold the store's tensors, another base than the store's (its
-                bytes are compared by SHA-256), or a store that is not sound.
-            OSError: a file cannot be read.
+        Takes and raises what :class:`Bank` does; its ``activate``, ``use``, ``serve`` and ``models`` follow.
         """
         from pydelta.superposition.serving import Bank
 
