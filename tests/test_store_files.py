@@ -22,7 +22,7 @@ FIRST = {
 OPTIONS = {
     "full": FIRST["signs"],
     "codes": {"bits": 2, "buckets": 2, "transform": "hadamard", "lam": 0.5},
-    "open": {"bits": 1, "room": 3, "shuffle_layers": True, "transform": "sign"},
+    "open": {"bits": 1, "room": 3, "transform": "sign", "shuffle_layers": True},
     "exact": {"exact": True, "seed": 2**64 - 1},
 }
 
