@@ -41,9 +41,8 @@ class Family:
 
 def digits(seed: int = 42, seeds: int = 1) -> Family:
     """The demo's: eight views of scikit-learn's handwritten digits, trained here in half a minute a seed."""
-    from pydelta.demo.compare import Comparison
     from pydelta.demo.data import load
-    from pydelta.demo.train import Network, Recipe, train_all, tune_again
+    from pydelta.demo.train import Recipe, train_all, tune_again
 
     data, recipe = load(seed), Recipe()
     base, tuned = train_all(data, recipe, seed, lambda text: None)
@@ -53,7 +52,17 @@ def digits(seed: int = 42, seeds: int = 1) -> Family:
         tuned |= {f"{view}-{number}": weights for view, weights in again.items()}
         tasks |= {f"{view}-{number}": view for view in again}
         print(f"{len(tuned)} networks are tuned", flush=True)
-    comparison = Comparison(data, base, tuned, seed)
+    return digits_family(data, base, tuned, tasks, seed)
+
+
+def digits_family(
+    data: Any, base: Weights, tuned: Mapping[str, Weights], tasks: Mapping[str, str], seed: int
+) -> Family:
+    """Networks of the demo, trained elsewhere. ``data``: the demo's splits; ``tasks``: model -> view."""
+    from pydelta.demo.compare import Comparison
+    from pydelta.demo.train import Network
+
+    comparison = Comparison(data, base, dict(tuned), seed)
     splits = {"test": data.test, "choice": data.validation}
 
     def score(model: str, weights: Weights, split: str) -> float:

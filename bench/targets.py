@@ -76,6 +76,21 @@ def over_two_readings(r: Result) -> float | None:
     return r["seconds"] / r["peers"]["read twice"] if large else None
 
 
+def list_ratio(op: str, peer: str, large: bool) -> Figure:
+    """The peer's time over ours, for few large tensors or for many small ones."""
+    faster = ratio(op, peer)
+    return lambda r: faster(r) if r["op"] == op and (r["row"] == 1 << 20) == large else None
+
+
+def over_its_bytes(r: Result) -> float | None:
+    return 1 / r["fraction"] if r["op"] == "sam" and r["row"] == 1 << 20 else None
+
+
+def over_fused(r: Result) -> float | None:
+    found = list_ratio("adamr_step", "fused AdamW", True)(r)
+    return 1 / found if found else None
+
+
 def peft(kind: str) -> Figure:
     faster = ratio("merge_into with counting", "peft")
     return lambda r: faster(r) if r.get("transform") == kind else None
@@ -129,6 +144,11 @@ TARGETS = (
     Target("vera_linear, a mixed batch over one adapter", 1.2, mixed, at_least=False),
     Target("vera_matrix, times faster than torch's uniform", 5.0, ratio("vera_matrix", "torch uniform")),
     Target("vera_merge, times faster than peft", 2.0, ratio("vera_merge", "peft")),
+    Target("SAM there and back, time over moving its bytes", 1.3, over_its_bytes, at_least=False),
+    Target("SAM, times faster than per tensor", 2.5, list_ratio("sam", "per tensor", True)),
+    Target("SAM of 10000 tensors, times faster than foreach", 1.0, list_ratio("sam", "foreach", False)),
+    Target("AdamR, time over fused AdamW", 1.35, over_fused, at_least=False),
+    Target("AdamR, times faster than foreach AdamW", 4.0, list_ratio("adamr_step", "foreach AdamW", True)),
     Target("a call on 64 KiB, microseconds", 25.0, figure("call", "seconds", 1e-6), at_least=False),
     Target("compress, time over plain copies", 1.5, figure("compress", "over_copy"), at_least=False),
     Target("compress, peak memory over its bound", 1.0, figure("compress", "over_memory"), at_least=False),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,19 @@ def main() -> None:
             print(f"{task}-{seed}: {accuracy:.3f}, {time.time() - started:.0f} s", flush=True)
 
 
-def tune(module: Any, tokenizer: Any, task: str, seed: int, options: argparse.Namespace) -> tuple[Any, float]:
-    """A tuned network and its test accuracy."""
+def adamw(net: torch.nn.Module, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
+
+
+def tune(
+    module: Any,
+    tokenizer: Any,
+    task: str,
+    seed: int,
+    options: argparse.Namespace,
+    optimizer_of: Callable[..., torch.optim.Optimizer] = adamw,
+) -> tuple[Any, float]:
+    """A tuned network and its test accuracy. ``optimizer_of``: (network, groups of named parameters)."""
     train, test = module.load(task)
     classes = 1 + max(label for _, label in train)
     rows = random.Random(seed).sample(train, min(options.sentences, len(train)))
@@ -55,20 +67,23 @@ def tune(module: Any, tokenizer: Any, task: str, seed: int, options: argparse.Na
     net = module.Net(classes)
     net.train()
     groups = [
-        {"params": net.enc.parameters(), "lr": options.lr},
-        {"params": net.head.parameters(), "lr": 1e-3},
+        {"params": list(net.enc.named_parameters("enc")), "lr": options.lr},
+        {"params": list(net.head.named_parameters("head")), "lr": 1e-3},
     ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
+    optimizer = optimizer_of(net, groups)
     steps = options.epochs * -(-len(rows) // BATCH)
     rate = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     for epoch in range(options.epochs):
         for ids, mask, labels in module.batches(rows, tokenizer, BATCH, True, 1000 * seed + epoch):
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = torch.nn.functional.cross_entropy(net(ids, mask).float(), labels)
-            loss.backward()
-            optimizer.step()
+
+            def gradient(ids: Any = ids, mask: Any = mask, labels: Any = labels) -> None:
+                optimizer.zero_grad()
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = torch.nn.functional.cross_entropy(net(ids, mask).float(), labels)
+                torch.autograd.backward(loss)
+
+            optimizer.step(gradient)  # type: ignore[arg-type]
             rate.step()
-            optimizer.zero_grad()
     return net, module.accuracy(net, test, tokenizer)
 
 

@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+import bad_lists
 import bad_merges
 import bad_products
 import bad_quantize
@@ -24,6 +25,7 @@ ARGUMENTS = {
     "rotate": {"x": X, "key": KEY},
     "superpose": {"base": X, "tuned": [X, X], "keys": [KEY, KEY]},
     "retrieve": {"base": X, "superposed": X, "key": KEY},
+    **bad_lists.ARGUMENTS,
     **bad_merges.ARGUMENTS,
     **bad_products.ARGUMENTS,
     **bad_quantize.ARGUMENTS,
@@ -38,6 +40,7 @@ def rows():
     yield from key_rows()
     yield from superpose_rows()
     yield from retrieve_rows()
+    yield from bad_lists.rows()
     yield from bad_merges.rows()
     yield from bad_products.rows()
     yield from bad_quantize.rows()
@@ -163,8 +166,9 @@ ROWS = list(rows())
 def raised(row):
     """The error that a row's call raises."""
     op, wrong, error, _ = row
+    function = bad_lists.FUNCTIONS.get(op) or getattr(pydelta, op)
     with pytest.raises(error) as caught:
-        getattr(pydelta, op)(**{**ARGUMENTS[op], **wrong})
+        function(**{**ARGUMENTS[op], **wrong})
     return caught
 
 

@@ -27,7 +27,7 @@ ORDER = [
     {"checkpoint"},
     {"calibration"},
     {"darex"},
-    {"deltafile", "merging", "superposition", "vera", "optim"},
+    {"deltafile", "diagnostics", "merging", "superposition", "vera", "optim"},
     {"demo", "hf"},
     {"cli"},
     {"__main__"},

@@ -8,6 +8,7 @@ from tensors import (
     EXTREME_KEYS,
     KEY,
     KEYS,
+    LIST_OPS,
     MASKS,
     OPS,
     TRANSFORMS,
@@ -73,6 +74,43 @@ def test_opcheck_of_out(backend, device, op):
     tensors = [x.to(device) for x in operands(op, 3, 48)]
     out = torch.zeros(3, 48, dtype=result_dtype(op), device=device)
     torch.library.opcheck(operator(f"{op}_out"), (*registered(op, tensors, backend), out))
+
+
+def registered_lists(device, backend):
+    """The arguments of the registered operators on lists, as their schemas have them."""
+    params, grads, moments, squares, wide = (
+        [normal(3, 5, seed=seed + i).abs().to(device) for i in range(2)] for seed in range(0, 50, 10)
+    )
+    number = torch.tensor(0.1, dtype=torch.float64, device=device)
+    step = [params[0], None], wide, number, 2, 0.1, [0.9, 0.99], 1e-8, True, backend
+    return {
+        "square_sums": (grads, params, 0.1, backend),
+        "sam_perturb_": (params, grads, wide, moments, number, 0.5, True, 0.1, backend),
+        "sam_restore_": (params, wide, backend),
+        "adamr_step_": (params, grads, moments, squares, *step),
+    }
+
+
+@pytest.mark.parametrize("op", LIST_OPS)
+def test_opcheck_of_lists(backend, device, op):
+    torch.library.opcheck(operator(op), registered_lists(device, backend)[op])
+
+
+def test_compiled_lists():
+    """Compiled functions write into the same tensors and give the same bits."""
+
+    def step(params, grads, moments, squares, backups):
+        pydelta.sam_perturb_(params, grads, rho=0.5, backups=backups)
+        pydelta.sam_restore_(params, backups)
+        pydelta.adamr_step_(params, grads, moments, squares, step=1, lr=0.1)
+
+    results = []
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        lists = [[normal(3, 5, seed=seed + i).abs() for i in range(2)] for seed in range(0, 50, 10)]
+        function(*lists)
+        results.append([x for xs in lists for x in xs])
+    for a, b in zip(*results, strict=True):
+        assert_same_bits(a, b)
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -39,6 +39,37 @@ def test_cosines_by_kind_and_overall(folder, monkeypatch):
             assert torch.allclose(torch.tensor(found.norms[group]).double(), rows.norm(dim=1), rtol=1e-4)
 
 
+def test_conflicts_and_interference(folder, monkeypatch):
+    base, models = family(folder, 3)
+    monkeypatch.setattr(module, "PART_BYTES", 1000)
+    found = similarity(folder / "base", paths(folder, models))
+    names = [name for name, x in base.items() if x.is_floating_point() and x.numel()]
+    for group, conflicts in [("", found.conflicts), *found.group_conflicts.items()]:
+        members = [name for name in names if not group or group_of(name) == group]
+        signs = torch.stack([deltas(model, base, members).sign() for model in models.values()])
+        for i, a in enumerate(signs):
+            for j, b in enumerate(signs):
+                both = (a * b)[a * b != 0]
+                assert conflicts[i][j] == pytest.approx(float((both < 0).double().mean()), nan_ok=True)
+    taus = torch.stack([deltas(model, base, names) for model in models.values()])
+    for k, tau in enumerate(taus):
+        others = taus.sum(0) - tau
+        assert found.merged[k] == pytest.approx(float(others.square().sum() / tau.square().sum()), rel=1e-3)
+        squares = taus.square().sum(1)
+        assert found.superposed[k] == pytest.approx(
+            float((squares.sum() - squares[k]) / squares[k]), rel=1e-3
+        )
+
+
+def test_opposite_deltas_cancel_when_merged(folder):
+    save_checkpoint({"w": torch.zeros(4)}, folder / "base.safetensors")
+    for name, w in (("a", [1.0, 2.0, 0.0, 4.0]), ("b", [-1.0, -2.0, 3.0, -4.0])):
+        save_checkpoint({"w": torch.tensor(w)}, folder / f"{name}.safetensors")
+    found = similarity("base.safetensors", {name: f"{name}.safetensors" for name in "ab"})
+    assert found.conflicts == [[0, 1], [1, 0]]
+    assert found.merged == found.superposed == [30 / 21, 21 / 30]
+
+
 def test_command_line(folder, capsys):
     _, models = family(folder, 3)
     args = ["similarity", "base", *(f"{name}={name}.safetensors" for name in models)]
@@ -47,6 +78,8 @@ def test_command_line(folder, capsys):
     assert lines[0].split() == ["all", "tensors", "m0", "m1", "m2"]
     assert lines[1].split()[:2] == ["m0", "1.000"]
     assert any(line.startswith("layers.*.linear.weight ") for line in lines)
+    assert any(line.startswith("sign conflicts") for line in lines)
+    assert lines[-4].split() == ["expected", "squared", "error", "merged", "superposed"]
     assert main([*args, "--json", "--out", "map.png"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["overall"][0][0] == pytest.approx(1)

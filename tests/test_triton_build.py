@@ -22,11 +22,7 @@ from unittest import mock
 
 import pytest
 import torch
-
-from pydelta._levels import code_shapes
-from pydelta.masks import DellaMask, MagnitudeThreshold, RandomMask
-from pydelta.quantized import Quantized
-from pydelta.random import Key
+from triton_calls import call, call_coded, call_list, call_masked, call_product, call_vera
 
 CASES = [
     # op, transform, dtype, shape, dim
@@ -89,6 +85,17 @@ PRODUCT_CASES = [
     ("superposed_linear", 4, torch.bfloat16, (32, 4096, 11008), -1),
     ("superposed_linear", 8, torch.float16, (3, 100, 37), 20),
 ]
+LIST_CASES = [
+    # op, form, dtype of the parameters, shape of each, dim
+    ("square_sums", "plain", torch.bfloat16, (64, 4096), -1),
+    ("square_sums", "weighted", torch.float32, (64, 4096), -1),
+    ("sam_perturb_", "plain", torch.float32, (64, 4096), -1),
+    ("sam_perturb_", "weighted", torch.bfloat16, (64, 4096), -1),
+    ("sam_restore_", "plain", torch.float32, (64, 4096), -1),
+    ("sam_restore_", "weighted", torch.bfloat16, (64, 4096), -1),
+    ("adamr_step_", "plain", torch.float32, (64, 4096), -1),
+    ("adamr_step_", "weighted", torch.bfloat16, (64, 4096), -1),
+]
 KERNELS = [
     ("launch", "walk"),
     ("quantize", "scale_groups"),
@@ -100,6 +107,11 @@ KERNELS = [
     ("vera_linear", "into_rank"),
     ("vera_linear", "onto_outputs"),
     ("superposed_linear", "code_product"),
+    ("lists", "sum_parts"),
+    ("square_sums", "sum_squares"),
+    ("sam_perturb_", "perturb"),
+    ("sam_restore_", "restore"),
+    ("adamr_step_", "step_chunks"),
     *(("magnitude_threshold", name) for name in ("select_rows", "count_digits", "count_ties", "find_tie")),
 ]
 ARCHITECTURES = (80, 90)
@@ -141,99 +153,11 @@ def launches_of(
             call_vera(kernels, op, transform, dtype, shape, dim)
         elif op == "superposed_linear":
             call_product(kernels, transform, dtype, shape, dim)
+        elif any(op == case[0] for case in LIST_CASES):
+            call_list(kernels, op, transform == "weighted", dtype, shape)
         else:
             call(kernels, op, transform, dtype, shape, dim)
     return launches
-
-
-def masks_of(shape: tuple[int, ...]) -> dict[str, Any]:
-    key, rows, n = Key(7, 1 << 63), shape[0], shape[1]
-    cuts = [torch.ones(rows), torch.ones(rows, dtype=torch.int64)] * 2
-    return {
-        "none": None,
-        "random": RandomMask(0.5, key),
-        "della": DellaMask(0.5, 0.5, key),
-        "tensor": MagnitudeThreshold(*(cut[:1] for cut in cuts)),
-        "row": MagnitudeThreshold(*cuts, "row", torch.ones(n)),
-    }
-
-
-def call_masked(kernels: Any, op: str, what: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    x, masks = torch.empty(shape, dtype=dtype), masks_of(shape)
-    if op == "mask_rescale":
-        kernels.mask_rescale(x, masks[what], base=x, out=x)
-    elif op == "merge_into":
-        some = [*masks.values()] if what == "all" else [masks[what]] * 2
-        elect = "ties" if what in ("tensor", "all") else "sum"
-        models = {"tuned": [x] * len(some), "masks": some, "weights": [0.5] * len(some)}
-        options = {"elect": elect, "normalize": elect != "sum", "lam": 0.5, "start": 0}
-        kernels.merge_into(x, **models, **options, out=x, out_dtype=dtype)
-    else:
-        base, norm = (x, torch.ones(shape[1])) if what == "row" else (None, None)
-        options = {"keep": 0.5, "drop_large": 0.1, "group": what, "base": base, "column_norm": norm}
-        kernels.magnitude_threshold(x, **options, out=masks[what])
-
-
-def call_coded(
-    kernels: Any, op: str, what: str, dtype: torch.dtype, shape: tuple[int, ...], size: int
-) -> None:
-    bits, _, transform = what.partition("-")
-    x, key, group = torch.empty(shape, dtype=dtype), Key(7, 1 << 63), "row" if size < 0 else size
-    codes, scales = code_shapes(shape, int(bits), max(size, 0))
-    parts = torch.empty(codes, dtype=torch.uint8), torch.empty(scales)
-    q = Quantized(*parts, int(bits), group, shape, dtype)
-    if op == "quantize":
-        kernels.quantize(x, bits=q.bits, group=group, out=q)
-    elif op == "dequantize":
-        kernels.dequantize(q, out=x, dtype=dtype)
-    elif op == "retrieve_codes":
-        kernels.retrieve_codes(x, q, key, out=x, lam=0.5, transform=transform, out_dtype=dtype)
-    else:
-        models = {"tuned": [x, x], "keys": [key, key], "weights": [1.0, 0.5]}
-        kernels.superpose_codes(x, **models, out=q, transform=transform, bits=q.bits, group=group)
-
-
-def call_vera(
-    kernels: Any, op: str, rank: int, dtype: torch.dtype, shape: tuple[int, ...], start: int
-) -> None:
-    key = Key(7, 1 << 63)
-    if op == "vera_matrix":
-        x = torch.empty(shape, dtype=dtype)
-        kernels.vera_matrix(key, "A", shape, start=(0, start), dtype=dtype, device=x.device, out=x)
-        return
-    rows, n, m = shape
-    x, weight, y = (torch.empty(size, dtype=dtype) for size in ((rows, n), (m, n), (rows, m)))
-    vectors = torch.ones(rank), torch.ones(m)
-    out = y, torch.empty((rows, rank), dtype=dtype)
-    options: dict[str, Any] = {"bias": None, "adapter": None, "cached": False, "out": out}
-    kernels.vera_forward(x, weight, *vectors, key, **options)
-
-
-def call_product(kernels: Any, bits: int, dtype: torch.dtype, shape: tuple[int, ...], size: int) -> None:
-    rows, n, m = shape
-    codes, scales = code_shapes((m, n), bits, max(size, 0))
-    parts = torch.empty(codes, dtype=torch.uint8), torch.empty(scales)
-    q = Quantized(*parts, bits, "row" if size < 0 else size, (m, n), dtype)
-    x, model = torch.empty((rows, n), dtype=dtype), torch.zeros(rows, dtype=torch.int64)
-    options: dict[str, Any] = {"lams": [1.0], "transform": "none", "bias": None}
-    out = torch.empty((rows, m), dtype=dtype)
-    kernels.superposed_linear(x, None, q, [Key(7)], model, out=out, **options)
-
-
-def call(kernels: Any, op: str, transform: str, dtype: torch.dtype, shape: tuple[int, ...], dim: int) -> None:
-    x, y, key, n = torch.empty(shape, dtype=dtype), torch.empty(shape), Key(7, 1 << 63), shape[dim]
-    options: dict[str, Any] = {"transform": transform, "dim": dim % len(shape)}
-    if op == "hadamard":
-        kernels.hadamard(x, out=x, block=n, scale=0.5)
-    elif op == "rotate":
-        kernels.rotate(x, key, out=x, block=n, inverse=False)
-    elif op == "sign_flip":
-        kernels.sign_flip(x, key, out=x, dim=options["dim"])
-    elif op == "retrieve":
-        kernels.retrieve(x, y, key, out=x, lam=0.5, out_dtype=dtype, **options)
-    else:
-        models = {"tuned": [x, x], "keys": [key, key], "weights": [1.0, 0.5]}
-        kernels.superpose(x, **models, out=y, out_dtype=torch.float32, **options)
 
 
 def type_of(value: Any) -> Any:
@@ -285,7 +209,7 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 def build(architecture: int) -> dict[str, Any]:
     report = {}
-    for case in [*CASES, *MASKED_CASES, *CODED_CASES, *VERA_CASES, *PRODUCT_CASES]:
+    for case in [*CASES, *MASKED_CASES, *CODED_CASES, *VERA_CASES, *PRODUCT_CASES, *LIST_CASES]:
         for launch in launches_of(*case):
             kernel = compiled(launch, architecture)
             ptx = kernel.asm["ptx"]
@@ -381,6 +305,19 @@ def test_products_compile_without_spills(
     built = reports[architecture][f"{name_of(case)}-code_product"]
     assert built["stack"] == 0, built
     assert built["tensor_cores"] > 0, built
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("case", LIST_CASES, ids=name_of)
+def test_lists_compile_without_spills_and_fusion(
+    reports: dict[int, dict[str, Any]], case: tuple[Any, ...], architecture: int
+) -> None:
+    found = {name: built for name, built in reports[architecture].items() if name.startswith(name_of(case))}
+    assert len(found) == (2 if case[0] in ("square_sums", "adamr_step_") else 1)
+    for name, built in found.items():
+        assert built["stack"] == 0, (name, built)
+        assert built["fused"] == built["tensor_cores"] == 0, (name, built)
+        assert built["wide_loads"] > 0 or case[2] is not torch.float32 or "sum_parts" in name, (name, built)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -22,8 +22,9 @@ _PAIRS = 6  # more are summed up as their mean, least and largest cosine
 def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "similarity",
-        help="cosines of the deltas of fine-tunes",
-        description="Print the cosines between the deltas of fine-tunes, of all tensors and by kind.",
+        help="cosines and sign conflicts of the deltas of fine-tunes",
+        description="Print the cosines between the deltas of fine-tunes, of all tensors and by kind, how "
+        "often their signs conflict, and the error that merging or superposing them will leave in each.",
     )
     parser.add_argument("base", metavar="BASE", help="checkpoint all models were tuned from")
     parser.add_argument("models", metavar="MODEL", nargs="+", help="NAME=PATH or PATH of a tuned checkpoint")
@@ -50,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_plain(dataclasses.asdict(found)), indent=1))
     else:
-        print("\n".join([*_matrix(found), "", *_groups(found)]))
+        lines = [*_matrix("all tensors", found, found.overall), "", *_groups(found), ""]
+        lines += [*_matrix("sign conflicts", found, found.conflicts), "", *_interference(found)]
+        print("\n".join(lines))
     return 0
 
 
@@ -63,14 +66,18 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _matrix(found: Similarity) -> list[str]:
-    rows = [[f"{value:.3f}" for value in row] for row in found.overall]
+def _matrix(title: str, found: Similarity, values: list[list[float]]) -> list[str]:
+    rows = [[f"{value:.3f}" for value in row] for row in values]
     return _table(
-        [
-            ["all tensors", *found.models],
-            *([name, *row] for name, row in zip(found.models, rows, strict=True)),
-        ]
+        [[title, *found.models], *([name, *row] for name, row in zip(found.models, rows, strict=True))]
     )
+
+
+def _interference(found: Similarity) -> list[str]:
+    """The others' share in what is left of each delta: squared error over its own square."""
+    rows = zip(found.models, found.merged, found.superposed, strict=True)
+    lines = [[name, f"{merged:.3g}", f"{superposed:.3g}"] for name, merged, superposed in rows]
+    return _table([["expected squared error", "merged", "superposed"], *lines])
 
 
 def _groups(found: Similarity) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which fine-tunes collide: the cosines of their deltas."""
+"""Which fine-tunes collide: cosines and sign conflicts of deltas, and what they will cost each other."""
 
 from __future__ import annotations
 
@@ -32,12 +32,22 @@ class Similarity:
         overall: cosines[i][j] over all tensors; NaN where a delta is zero.
         groups: the same for the tensors of each kind: names that agree up to the layer number.
         norms: group -> every model's delta's L2 norm.
+        conflicts: conflicts[i][j] is the fraction, among the elements that are not zero in either delta,
+            whose signs differ; over all tensors. 0.5: unrelated. NaN where there are no such elements.
+        group_conflicts: the same for the tensors of each kind.
+        merged: of each model, ||sum of the other deltas||^2 / ||its own||^2: the relative squared error of
+            its delta in a plain sum. NaN for a delta of zeros.
+        superposed: sum of ||other delta||^2 / ||its own||^2: the same expected after random signs.
     """
 
     models: tuple[str, ...]
     overall: list[list[float]]
     groups: dict[str, list[list[float]]]
     norms: dict[str, list[float]]
+    conflicts: list[list[float]]
+    group_conflicts: dict[str, list[list[float]]]
+    merged: list[float]
+    superposed: list[float]
 
 
 def similarity(base: Pathlike, models: Mapping[str, Pathlike], *, show: bool = False) -> Similarity:
@@ -59,22 +69,29 @@ def similarity(base: Pathlike, models: Mapping[str, Pathlike], *, show: bool = F
         for name in names:
             for start, count in reader.parts(name):
                 workers.part(functools.partial(reader.read, name, start, count))
-    grams: dict[str, torch.Tensor] = {}
+    kinds: dict[str, torch.Tensor] = {}
     for name in names:
-        parts = reader.grams[name]
+        parts = reader.sums[name]
         total = torch.stack([parts[start] for start in sorted(parts)]).sum(0)
         group = group_of(name)
-        grams[group] = grams[group] + total if group in grams else total
+        kinds[group] = kinds[group] + total if group in kinds else total
     count = len(tuned)
-    whole = sum(grams.values(), torch.zeros(count, count, dtype=torch.float64))
-    norms = {group: gram.diagonal().sqrt().tolist() for group, gram in grams.items()}
+    whole = sum(kinds.values(), torch.zeros(3, count, count, dtype=torch.float64))
+    squares = whole[0].diagonal()
     return Similarity(
-        tuple(tuned), _cosines(whole), {group: _cosines(gram) for group, gram in grams.items()}, norms
+        models=tuple(tuned),
+        overall=_cosines(whole[0]),
+        groups={group: _cosines(sums[0]) for group, sums in kinds.items()},
+        norms={group: sums[0].diagonal().sqrt().tolist() for group, sums in kinds.items()},
+        conflicts=_conflicts(whole),
+        group_conflicts={group: _conflicts(sums) for group, sums in kinds.items()},
+        merged=((whole[0].sum() - 2 * whole[0].sum(1) + squares).clamp(min=0) / squares).tolist(),
+        superposed=((squares.sum() - squares) / squares).tolist(),
     )
 
 
 def draw(found: Similarity, path: Path) -> None:
-    """A heat map of the overall cosines, and one for each kind of tensor.
+    """Heat maps: of the overall cosines, of those for each kind of tensor, and of the overall sign conflicts.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -84,7 +101,7 @@ def draw(found: Similarity, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("a heat map needs matplotlib: pip install matplotlib") from None
-    panels = {"all tensors": found.overall, **found.groups}
+    panels = {"all tensors": found.overall, **found.groups, "sign conflicts, all tensors": found.conflicts}
     columns = min(4, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(3.4 * columns, 3.2 * rows), layout="constrained")
@@ -93,7 +110,10 @@ def draw(found: Similarity, path: Path) -> None:
     image: Any = None
     for i, (title, cosines) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
-        image = axes.imshow(cosines, vmin=-1, vmax=1, cmap="RdBu_r")
+        if i < len(panels) - 1:
+            image = axes.imshow(cosines, vmin=-1, vmax=1, cmap="RdBu_r")
+        else:
+            axes.imshow(cosines, vmin=0, vmax=1, cmap="PuOr_r")
         axes.set_title(title if len(title) < 40 else "..." + title[-37:], fontsize=8)
         axes.set_xticks(ticks, found.models, rotation=45, ha="right", fontsize=7)
         axes.set_yticks(ticks, found.models, fontsize=7)
@@ -107,17 +127,17 @@ def draw(found: Similarity, path: Path) -> None:
 
 
 class _Reader:
-    """Inner products of deltas, part by part."""
+    """Inner products of deltas, of their signs, and of where they are not zero, part by part."""
 
     def __init__(self, base: Checkpoint, models: Mapping[str, Checkpoint]) -> None:
         self._base, self._models = base, models
         self._work = Workspace()
         self._lock = threading.Lock()
-        self.grams: dict[str, dict[int, torch.Tensor]] = {}
+        self.sums: dict[str, dict[int, torch.Tensor]] = {}
 
     def parts(self, name: str) -> Sequence[tuple[int, int]]:
         total = math.prod(self._base.shape(name))
-        step = PART_BYTES // (4 * (len(self._models) + 1))
+        step = PART_BYTES // (4 * (2 * len(self._models) + 1))
         return [(start, min(step, total - start)) for start in range(0, total, step)]
 
     def read(self, name: str, start: int, count: int) -> int:
@@ -127,9 +147,13 @@ class _Reader:
         origin = self._work.get("origin", (count,), compute).copy_(base)
         for row, model in zip(deltas, self._models.values(), strict=True):
             row.copy_(self._part(model, name, start, count)).sub_(origin)
-        gram = (deltas @ deltas.T).double()
+        products = [(deltas @ deltas.T).double()]
+        signs = torch.sign(deltas, out=self._work.get("signs", deltas.shape, compute))
+        products.append((signs @ signs.T).double())
+        signs.abs_()
+        products.append((signs @ signs.T).double())
         with self._lock:
-            self.grams.setdefault(name, {})[start] = gram
+            self.sums.setdefault(name, {})[start] = torch.stack(products)
         return count * sum(ITEMSIZE[m.dtype(name)] for m in [self._base, *self._models.values()])
 
     def _part(self, model: Checkpoint, name: str, start: int, count: int) -> torch.Tensor:
@@ -156,3 +180,10 @@ def _cosines(gram: torch.Tensor) -> list[list[float]]:
     norms = gram.diagonal().sqrt()
     cosines: list[list[float]] = (gram / torch.outer(norms, norms)).tolist()
     return cosines
+
+
+def _conflicts(sums: torch.Tensor) -> list[list[float]]:
+    """From the signs' inner products, agreements less conflicts, and the number of both."""
+    _, signs, present = sums
+    conflicts: list[list[float]] = ((present - signs) / 2 / present).tolist()
+    return conflicts

@@ -16,30 +16,43 @@ MaybeTensors = Sequence["torch.Tensor | None"]
 
 def tensors(op: str, name: str, values: object) -> list[torch.Tensor]:
     """Dense floating tensors of one device."""
-    found = _check.sequence(op, name, values)
-    for i, x in enumerate(found):
-        _check.floating(op, f"{name}[{i}]", x)
-        if x.device != found[0].device:
-            raise ValueError(f"[{op}] {name} must be on one device, got {found[0].device} and {x.device}")
-    return list(found)
+    found = list(_check.sequence(op, name, values))
+    # Lists may be long, so good ones are passed by a look at all of them at once.
+    if not set(map(type, found)) <= _TENSORS or len(_kinds(found)) > 1 or not _good(found):
+        for i, x in enumerate(found):
+            _check.floating(op, f"{name}[{i}]", x)
+            if x.device != found[0].device:
+                raise ValueError(f"[{op}] {name} must be on one device, got {found[0].device} and {x.device}")
+    return found
+
+
+_TENSORS = {torch.Tensor, torch.nn.Parameter}
+
+
+def _kinds(xs: Tensors) -> set[tuple[torch.layout, torch.device]]:
+    return {(x.layout, x.device) for x in xs}
+
+
+def _good(xs: Tensors) -> bool:
+    return not xs or (xs[0].layout is torch.strided and {x.dtype for x in xs} <= set(_check.FLOATS))
 
 
 def beside(op: str, name: str, values: object, of: str, params: Tensors, wide: bool = False) -> Tensors:
     """One tensor for each of ``params``, of its shape, device and dtype; ``wide``: of its compute dtype."""
     found = tensors(op, name, values)
-    _same_number(op, name, found, of, params)
-    for i, (x, p) in enumerate(zip(found, params, strict=True)):
-        _alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
-        _check.dtype_of(op, f"{name}[{i}]", x, _check.compute_dtype(p.dtype) if wide else p.dtype)
+    _shapes(op, name, found, of, params)
+    wanted = [_check.compute_dtype(p.dtype) if wide else p.dtype for p in params]
+    if [x.dtype for x in found] != wanted:
+        for i, (x, dtype) in enumerate(zip(found, wanted, strict=True)):
+            _check.dtype_of(op, f"{name}[{i}]", x, dtype)
     return found
 
 
 def sources_of(op: str, name: str, values: object, of: str, params: Tensors) -> Tensors:
     """What ``params`` or their weights are read from: of the parameter's dtype, or of its compute dtype."""
     found = tensors(op, name, values)
-    _same_number(op, name, found, of, params)
+    _shapes(op, name, found, of, params)
     for i, (x, p) in enumerate(zip(found, params, strict=True)):
-        _alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
         if x.dtype is not p.dtype:
             _check.dtype_of(op, f"{name}[{i}]", x, _check.compute_dtype(p.dtype))
     return found
@@ -52,7 +65,7 @@ def maybe_beside(op: str, name: str, values: object, of: str, params: Tensors) -
     for i, (x, p) in enumerate(zip(found, params, strict=True)):
         if x is not None:
             _check.floating(op, f"{name}[{i}]", x)
-            _alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
+            _check.alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
             if _check.compute_dtype(x.dtype) is not _check.compute_dtype(p.dtype):
                 got = _check.name_of(x.dtype)
                 raise ValueError(
@@ -67,9 +80,12 @@ def _same_number(op: str, name: str, found: Sequence[object], of: str, params: T
         raise ValueError(f"[{op}] {name} must have as many entries as {of} ({len(params)}), got {len(found)}")
 
 
-def _alike(op: str, name: str, x: torch.Tensor, of: str, like: torch.Tensor) -> None:
-    if x.shape != like.shape or x.device != like.device:
-        _check.alike(op, name, x, of, like)
+def _shapes(op: str, name: str, found: Tensors, of: str, params: Tensors) -> None:
+    """As many, of the same shapes, on the same device."""
+    _same_number(op, name, found, of, params)
+    if [x.shape for x in found] != [p.shape for p in params] or device_of(found) != device_of(params):
+        for i, (x, p) in enumerate(zip(found, params, strict=True)):
+            _check.alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
 
 
 def scalar(op: str, name: str, x: object, device: torch.device) -> torch.Tensor:

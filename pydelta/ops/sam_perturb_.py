@@ -9,7 +9,7 @@ import torch
 from pydelta import _check, _dispatch
 from pydelta.ops import _lists
 from pydelta.ops._library import register_in_place
-from pydelta.ops.square_sums import square_sums
+from pydelta.ops.square_sums import new_sums
 
 
 def _run(
@@ -89,8 +89,7 @@ def sam_perturb_(
         _lists.scalar(op, "norm", norm, _lists.device_of(weights))
     with torch.no_grad():
         if norm is None:
-            scales = (sources or weights) if adaptive else None
-            sums = square_sums(slopes, weights=scales, eta=eta, backend=backend)
-            norm = _lists.total(sums).sqrt()
+            scales = (sources or weights) if adaptive else []
+            norm = _lists.total(new_sums(slopes, scales, eta, chosen)).sqrt()
         _op(weights, slopes, sources, kept, norm, rho, adaptive, eta, chosen)
     return norm

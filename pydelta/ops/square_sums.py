@@ -26,7 +26,7 @@ def _run(
         _lists.put(out, places, sums)
 
 
-_new, _ = register("square_sums", "Tensor[] xs, Tensor[] weights, float eta, str backend", _run, _empty)
+new_sums, _ = register("square_sums", "Tensor[] xs, Tensor[] weights, float eta, str backend", _run, _empty)
 
 
 def square_sums(
@@ -60,4 +60,4 @@ def square_sums(
     found = _lists.tensors(op, "xs", xs)
     beside = [] if weights is None else _lists.sources_of(op, "weights", weights, "xs", found)
     with torch.no_grad():
-        return _new(found, beside, _lists.at_least_zero(op, "eta", eta), _check.backend(op, backend))
+        return new_sums(found, beside, _lists.at_least_zero(op, "eta", eta), _check.backend(op, backend))

@@ -1,0 +1,92 @@
+"""The table and the picture of ``saft.py``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from quality_pictures import COLOURS, MARKERS
+
+MARK = "<!-- what follows is written by bench/saft.py -->\n"
+Cells = dict[str, dict[str, list[float]]]
+
+
+def write(result: Mapping[str, Any], out: Path) -> None:
+    """OUT/saft.json, the tables of OUT/saft.md, whose text is written by hand, and OUT/images/saft.png."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "images").mkdir(exist_ok=True)
+    (out / "saft.json").write_text(json.dumps(result, indent=1) + "\n")
+    cells = cells_of(result)
+    draw(cells, out / "images" / "saft.png", result["family"])
+    path = out / "saft.md"
+    text = (
+        path.read_text() if path.exists() else "# Which training makes deltas that merge\n\n<!-- tables -->\n"
+    )
+    head = text.split("<!-- tables -->")[0]
+    path.write_text(head + "<!-- tables -->\n" + "\n".join([*table(cells), "", *costs(result)]) + "\n")
+
+
+def cells_of(result: Mapping[str, Any]) -> Cells:
+    """method -> optimizer -> accuracy of each seed, per cent."""
+    cells: Cells = {}
+    for run in result["runs"]:
+        for method, value in run["accuracy"].items():
+            cells.setdefault(method, {}).setdefault(run["optimizer"], []).append(100 * value)
+    return cells
+
+
+def spread(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def table(cells: Cells) -> list[str]:
+    """Mean and standard deviation over the seeds; the best mean of a row in bold."""
+    optimizers = list(next(iter(cells.values())))
+    lines = [f"| accuracy, % | {' | '.join(optimizers)} |", "|---" * (len(optimizers) + 1) + "|"]
+    for method, row in cells.items():
+        best = max(round(statistics.fmean(values), 1) for values in row.values())
+        texts = []
+        for optimizer in optimizers:
+            mean = round(statistics.fmean(row[optimizer]), 1)
+            text = f"{mean:.1f}" if mean < best else f"**{mean:.1f}**"
+            texts.append(f"{text} ± {spread(row[optimizer]):.1f}")
+        lines.append(f"| {method} | {' | '.join(texts)} |")
+    return lines
+
+
+def costs(result: Mapping[str, Any]) -> list[str]:
+    """Step time over the first optimizer's, and memory over the weights'."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for run in result["runs"]:
+        rows.setdefault(run["optimizer"], []).append(run)
+    seconds = {name: statistics.median(run["step_seconds"] for run in runs) for name, runs in rows.items()}
+    first = next(iter(seconds.values()))
+    lines = ["| optimizer | time of a step, over AdamW's | state, in weights |", "|---|---|---|"]
+    for name, runs in rows.items():
+        lines.append(f"| {name} | {seconds[name] / first:.2f} | {runs[0]['memory']:.2f} |")
+    return lines
+
+
+def draw(cells: Cells, path: Path, family: str) -> None:
+    """A group of points for each method, one colour and marker for each optimizer."""
+    figure = Figure(figsize=(13, 5.6), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for i, optimizer in enumerate(next(iter(cells.values()))):
+        means = [statistics.fmean(row[optimizer]) for row in cells.values()]
+        errors = [spread(row[optimizer]) for row in cells.values()]
+        places = [x + 0.13 * (i - 2) for x in range(len(cells))]
+        style = {"color": COLOURS[i % 8], "marker": MARKERS[i % 8], "linestyle": "none", "markersize": 7}
+        axes.errorbar(places, means, errors, capsize=2, label=optimizer, **style)
+    axes.set_xticks(range(len(cells)), list(cells), rotation=40, ha="right", fontsize=11)
+    axes.set_ylabel("test accuracy, mean over the tasks, %", fontsize=13)
+    axes.set_title(f"Fine-tunes ({family}) by optimizer, before and after merging", fontsize=14, pad=12)
+    axes.grid(axis="y", color="#dddddd")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=12, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.savefig(path)

@@ -1,0 +1,163 @@
+"""What optimizers share that move the weights for one backward pass and bring them back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from pydelta.ops import sam_restore_
+from pydelta.optim._sharded import gradient, local
+
+
+@dataclasses.dataclass
+class Moved:
+    """A weight away from its place. ``owner``: what users hold, of which ``weight`` is this process's part;
+    ``source``: what it comes back from. Nothing else may write it meanwhile."""
+
+    owner: torch.Tensor
+    weight: torch.Tensor
+    source: torch.Tensor
+    version: int = 0
+    address: int = 0
+
+    def mark(self) -> None:
+        self.version, self.address = self.weight._version, self.weight.data_ptr()
+
+    def changed(self) -> bool:
+        weight = local(self.owner)
+        return weight.data_ptr() != self.address or self.weight._version != self.version
+
+
+class Perturbing(torch.optim.Optimizer):
+    """Wraps an optimizer: its parameter groups, state and ``state_dict`` are the wrapped one's.
+
+    Args:
+        base_optimizer: takes the steps.
+        copies: fp32 parameter of ``base_optimizer`` -> the 16-bit weight that forward and backward use. These
+            are perturbed from their fp32 masters, take the gradient, and follow the masters after a step.
+    """
+
+    _OWN: tuple[str, ...] = ()  # the numbers that a state_dict holds beside the wrapped optimizer's
+
+    def __init__(
+        self,
+        base_optimizer: torch.optim.Optimizer,
+        copies: Mapping[torch.Tensor, torch.Tensor] | None = None,
+    ) -> None:
+        self._name = type(self).__name__
+        if not isinstance(base_optimizer, torch.optim.Optimizer):
+            got = type(base_optimizer).__name__
+            raise TypeError(f"[{self._name}] base_optimizer must be a torch.optim.Optimizer, got {got}")
+        self.base_optimizer = base_optimizer
+        self.copies = dict(copies or {})
+        self._moved: list[Moved] = []
+        self._held: list[torch.Tensor] = []
+        self._backups: dict[torch.Tensor, torch.Tensor] = {}
+        super().__init__([{"params": group["params"]} for group in base_optimizer.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """One set of groups and one state for both; loading a state_dict makes new ones."""
+        self.param_groups = self.base_optimizer.param_groups
+        self.state = self.base_optimizer.state
+        self.defaults = self.base_optimizer.defaults
+
+    def _params(self) -> Iterator[torch.Tensor]:
+        for group in self.base_optimizer.param_groups:
+            yield from group["params"]
+
+    def _weight(self, p: torch.Tensor) -> torch.Tensor:
+        """What forward and backward use of a parameter."""
+        return self.copies.get(p, p)
+
+    def _master(self, p: torch.Tensor) -> torch.Tensor | None:
+        """The fp32 value behind a 16-bit weight, where there is one."""
+        if p in self.copies:
+            return local(p)
+        found: torch.Tensor | None = self.base_optimizer.state.get(p, {}).get("master")
+        return found
+
+    def _with_gradients(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(parameter, this process's part of its weight's gradient), for all that have one."""
+        pairs = ((p, gradient(self._weight(p))) for p in self._params())
+        return [(p, g) for p, g in pairs if g is not None]
+
+    def _backup(self, p: torch.Tensor) -> torch.Tensor:
+        """Memory for a weight, kept from step to step."""
+        weight = local(self._weight(p))
+        found = self._backups.get(p)
+        if found is None or found.shape != weight.shape or found.dtype is not weight.dtype:
+            found = self._backups[p] = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        return found
+
+    def _hold(self, moved: list[Moved]) -> None:
+        for one in moved:
+            one.mark()
+        self._moved, self._held = moved, list(self._params())
+
+    def _come_back(self) -> None:
+        """Weights as they were.
+
+        Raises:
+            RuntimeError: somebody changed weights meanwhile; those that kept their shape are back.
+        """
+        moved, held, self._moved, self._held = self._moved, self._held, [], []
+        changed = [one for one in moved if one.changed()]
+        back = [(local(one.owner), one.source) for one in moved]
+        self._restore([(weight, source) for weight, source in back if weight.shape == source.shape])
+        now = list(self._params())
+        same = len(now) == len(held) and all(a is b for a, b in zip(now, held, strict=True))
+        if changed or not same:
+            what = f"{len(changed)} changed weights" if changed else "other parameters"
+            raise RuntimeError(
+                f"[{self._name}] parameters must stay as they are while they are perturbed, got {what}"
+            )
+
+    @staticmethod
+    def _restore(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        devices: dict[torch.device, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        for weight, source in pairs:
+            devices.setdefault(weight.device, []).append((weight, source))
+        for some in devices.values():
+            sam_restore_(*map(list, zip(*some, strict=True)))
+
+    def _base_step(self) -> None:
+        """The wrapped optimizer's step, on masters where there are copies, which then follow."""
+        for master, copy in self.copies.items():
+            master.grad = None if copy.grad is None else copy.grad.to(master.dtype)
+        self.base_optimizer.step()
+        self._restore([(local(copy), local(master)) for master, copy in self.copies.items()])
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.base_optimizer.zero_grad(set_to_none)
+        for copy in self.copies.values():
+            copy.grad = None
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if "param_groups" in self.__dict__ and self.param_groups is self.base_optimizer.param_groups:
+            self.base_optimizer.add_param_group(param_group)
+        else:
+            super().add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapped optimizer's, and this one's numbers.
+
+        Raises:
+            RuntimeError: the weights are perturbed now: a checkpoint would keep them so.
+        """
+        if self._moved:
+            raise RuntimeError(f"[{self._name}] state_dict must not be taken while the weights are perturbed")
+        return {
+            **self.base_optimizer.state_dict(),
+            "pydelta": {name: getattr(self, name) for name in self._OWN},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        of_base = {name: value for name, value in state_dict.items() if name != "pydelta"}
+        self.base_optimizer.load_state_dict(of_base)
+        for name, value in state_dict.get("pydelta", {}).items():
+            setattr(self, name, value)
+        self._share()

@@ -1,0 +1,84 @@
+"""SAM and AdamR over two processes: FSDP2 and DDP take the steps of one process with the whole batch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+PROGRAM = """
+import sys, torch, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+from pydelta.optim import SAM, AdamR
+
+kind, out = sys.argv[1:]
+dist.init_process_group("gloo")
+rank, world = dist.get_rank(), dist.get_world_size()
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(6, 15), torch.nn.Tanh(), torch.nn.Linear(15, 3))
+names = [name for name, _ in model.named_parameters()]
+shifted = [(p.detach() + 0.1).clone() for p in model.parameters()]
+x, y = torch.randn(12, 6), torch.arange(12) % 3
+if kind == "fsdp":
+    for layer in (model[0], model[2]):
+        fully_shard(layer, mesh=init_device_mesh("cpu", (world,)))
+    fully_shard(model, mesh=init_device_mesh("cpu", (world,)))
+    from torch.distributed.tensor import distribute_tensor
+    base = [distribute_tensor(b, p.device_mesh, p.placements) for b, p in zip(shifted, model.parameters())]
+else:
+    base = shifted
+net = DistributedDataParallel(model) if kind == "ddp" else model
+adamr = AdamR(model.parameters(), base, lr=0.05, weight_decay=0.5)
+sam = SAM(adamr, rho=0.5, adaptive=True, eta=0.1, max_norm=0.3)
+rows = slice(rank * 12 // world, (rank + 1) * 12 // world)
+for _ in range(4):
+    def closure():
+        loss = cross_entropy(net(x[rows]), y[rows])
+        loss.backward()
+        return loss
+    sam.step(closure)
+full = [p.full_tensor() if kind == "fsdp" else p for p in model.parameters()]
+if rank == 0:
+    torch.save([p.detach() for p in full], out)
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def trained(kind, world, out):
+    port = free_port()
+    processes = []
+    for rank in range(world):
+        own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank)}
+        environment = {**os.environ, **own, "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+        environment.pop("TRITON_INTERPRET", None)
+        command = [sys.executable, "-c", PROGRAM, kind, str(out)]
+        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert all(process.returncode == 0 for process in processes), json.dumps(errors)
+    return torch.load(out)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return trained("alone", 1, tmp_path_factory.mktemp("alone") / "weights")
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "ddp"])
+def test_two_processes_step_like_one(kind, alone, tmp_path):
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("torch's gloo backend is not present")
+    for ours, truth in zip(trained(kind, 2, tmp_path / "weights"), alone, strict=True):
+        assert torch.allclose(ours, truth, atol=2e-6)
