@@ -96,7 +96,7 @@ def test_no_fp32_is_fused_or_flushed_in_other_kernels(compiled, op):
     for architecture in ARCHITECTURES:
         _, ptx = compiled[architecture, op]
         assert ".ftz" not in ptx
-        assert "fma.rn.f32" not in ptx
+        assert ("fma.rn.f32" in ptx) == (op == "superposed_linear")  # held to a tolerance
         assert ("fma.rn.f64" in ptx) == (op == "quantize")  # of products that are exact in fp64
         assert ("div.rn.f32" in ptx) == (op == "merge_into")
 
