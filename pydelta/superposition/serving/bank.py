@@ -17,7 +17,7 @@ from pydelta.superposition.serving.layers import Served, serve
 from pydelta.superposition.serving.sources import Sources
 
 if TYPE_CHECKING:
-    from pydelta.superposition.store import Superposition
+    from pydelta.superposition.contents import Contents
 
 
 class Bank:
@@ -44,7 +44,7 @@ class Bank:
 
     def __init__(
         self,
-        store: Superposition,
+        store: Contents,
         module: torch.nn.Module,
         *,
         base: Pathlike | None = None,

@@ -13,7 +13,7 @@ from pydelta.superposition.files import open_base, stamps
 from pydelta.superposition.source import Source
 
 if TYPE_CHECKING:
-    from pydelta.superposition.store import Superposition
+    from pydelta.superposition.contents import Contents
 
 
 class Sources:
@@ -28,7 +28,7 @@ class Sources:
     """
 
     def __init__(
-        self, store: Superposition, base: Pathlike | None, device: torch.device, resident: bool
+        self, store: Contents, base: Pathlike | None, device: torch.device, resident: bool
     ) -> None:
         self.store, self.manifest = store, store.manifest
         self.checkpoint = open_base(store.path, self.manifest, base)
