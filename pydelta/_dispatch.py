@@ -31,6 +31,9 @@ OLDEST_TRITON = (3, 4)
 _MADE_OF = dict.fromkeys(("vera_forward", "vera_backward", "vera_merge"), "vera_matrix")
 """Ops that are torch's products and one kernel of ours."""
 
+_PART_OF = {"vera_forward": "vera_linear", "vera_backward": "vera_linear"}
+"""Kernels of one public op, by whose name an error calls them."""
+
 _MODULES = {
     "cpu": "pydelta.native",
     "cuda": "pydelta.native",
@@ -96,15 +99,16 @@ def kernel(op: str, x: torch.Tensor, backend: str | None) -> Kernel:
 @functools.cache
 def _kernel(op: str, device: str, dtype: torch.dtype, forced: str) -> Kernel:
     if forced:
-        backend = _present(op, forced)
+        public = _PART_OF.get(op, op)
+        backend = _present(public, forced)
         if not _takes(backend, device, dtype):
+            kind = f"{_check.name_of(dtype)} tensors on {device}"
             raise ValueError(
-                f"[{op}] backend {backend} must be able to take {_check.name_of(dtype)} tensors on {device}, "
-                f"got backend={backend!r}"
+                f"[{public}] backend {backend} must be able to take {kind}, got backend={backend!r}"
             )
         found = _load(backend, op)
         if found is None:
-            raise ValueError(f"[{op}] backend must be one that has this op, got {backend!r}")
+            raise ValueError(f"[{public}] backend must be one that has this op, got {backend!r}")
         return found
     able = (b for b in BACKENDS if _takes(b, device, dtype) and not missing(b))
     return next(kernel for b in able if (kernel := _load(b, op)) is not None)

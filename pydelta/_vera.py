@@ -196,6 +196,11 @@ def backward(
             grad_x.addmm_(inward[:, at], tile)
 
 
+def differentiated_twice(ctx: object, *grads: torch.Tensor) -> tuple[None, ...]:
+    """The gradient of ``backward``, which there is none of."""
+    raise RuntimeError("[vera_linear] is differentiable once, got a gradient of its gradient")
+
+
 def merge(
     make: Make,
     weight: torch.Tensor,

@@ -7,6 +7,7 @@ import bad_lists
 import bad_merges
 import bad_products
 import bad_quantize
+import bad_vera
 import pytest
 import torch
 from tensors import KEY, TRANSFORMING, poisoned
@@ -29,6 +30,7 @@ ARGUMENTS = {
     **bad_merges.ARGUMENTS,
     **bad_products.ARGUMENTS,
     **bad_quantize.ARGUMENTS,
+    **bad_vera.ARGUMENTS,
 }
 
 
@@ -44,6 +46,7 @@ def rows():
     yield from bad_merges.rows()
     yield from bad_products.rows()
     yield from bad_quantize.rows()
+    yield from bad_vera.rows()
     for op in TRANSFORMING:
         names = "cpu, cuda, reference, triton"
         yield op, {"backend": "fast"}, ValueError, f"backend must be one of {names}, got 'fast'"

@@ -9,7 +9,7 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensors import EXTREME_KEYS, FLOATS, against_reference, assert_same_bits, raises
+from tensors import EXTREME_KEYS, FLOATS, against_reference, assert_same_bits
 
 import pydelta
 from pydelta import reference
@@ -100,31 +100,3 @@ def test_compiled():
 
     x = torch.ones(2, 8)
     assert_same_bits(torch.compile(product, fullgraph=True, backend="aot_eager")(x), product(x))
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"key": 3}, TypeError, "key must be a pydelta.Key, got int"),
-        ({"which": "C"}, ValueError, "which must be one of A, B, got 'C'"),
-        ({"shape": (2, 3, 4)}, ValueError, "shape must be two integers, got (2, 3, 4)"),
-        ({"shape": (2, -1)}, ValueError, "shape must lie in [0, 2**62), got -1"),
-        ({"shape": 4}, TypeError, "shape must be a list or tuple, got int"),
-        ({"start": (0, 1.0)}, TypeError, "start must be an int, got float"),
-        (
-            {"start": (0, 2**31)},
-            ValueError,
-            f"the rectangle must end at 2**31 at most, got (2, {2**31 + 3})",
-        ),
-        (
-            {"dtype": torch.int8},
-            TypeError,
-            "dtype must be float32, bfloat16, float16 or float64, got torch.int8",
-        ),
-        ({"backend": "tpu"}, ValueError, "backend must be one of cpu, cuda, reference, triton, got 'tpu'"),
-    ],
-)
-def test_bad_arguments(options, error, message):
-    given = {"key": KEY, "which": "A", "shape": (2, 3)} | options
-    with raises(error, f"[vera_matrix] {message}"):
-        pydelta.vera_matrix(**given)

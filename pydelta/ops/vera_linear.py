@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pydelta import _check, _dispatch
+from pydelta import _check, _dispatch, _vera
 from pydelta.ops._library import define, key_of, to_int64
 from pydelta.random import Key
 
@@ -127,10 +127,6 @@ def _backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
     return found[0], of_weight, found[1], found[2], of_bias, None, None, None, None, None
 
 
-def _backward_twice(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
-    raise RuntimeError("[vera_linear] is differentiable once, got a gradient of its gradient")
-
-
 _operator = define(
     "vera_linear",
     "Tensor x, Tensor? weight, Tensor d, Tensor b, Tensor? bias, Tensor? adapter, int seed, int stream, "
@@ -148,7 +144,7 @@ _operator_back = define(
     "(Tensor, Tensor, Tensor)",
     _run_back,
     _empty_back,
-    _backward_twice,
+    _vera.differentiated_twice,
 )
 
 
