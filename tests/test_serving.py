@@ -1,6 +1,7 @@
 """Mixed batches on a module: every row through its own model."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from serving import Toy, assert_rows_are_models, family, outputs
 from tensors import assert_same_bits, raises
 from tolerance import UNIT
 
+import pydelta
 from pydelta import Quantized
 
 IDS = torch.arange(30).view(6, 5) % 20
@@ -173,3 +175,15 @@ def test_layers_that_cannot_mix(tmp_path):
         bank.serve()
     bank.activate("a")
     assert outputs(module["attention"].in_proj_weight)[0].equal(models["a"]["attention"].in_proj_weight)
+
+
+def test_the_page_on_serving(tmp_path):
+    """What docs/serving.md shows runs."""
+    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    torch.manual_seed(0)
+    module = Toy().eval()
+    store, _ = family(tmp_path, copy.deepcopy(module), ["cola", "sst2"])
+    names = {"pydelta": pydelta, "module": module, "x": IDS[:3]}
+    exec(code.replace('"STORE"', repr(str(store.path))), names)
+    assert names["bank"].module is module
