@@ -27,9 +27,7 @@ class Sources:
         ValueError: the base is not the store's, or a file is not sound.
     """
 
-    def __init__(
-        self, store: Contents, base: Pathlike | None, device: torch.device, resident: bool
-    ) -> None:
+    def __init__(self, store: Contents, base: Pathlike | None, device: torch.device, resident: bool) -> None:
         self.store, self.manifest = store, store.manifest
         self.checkpoint = open_base(store.path, self.manifest, base)
         if stamps(self.checkpoint) != self.manifest.base_stamps:
