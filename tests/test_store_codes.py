@@ -166,11 +166,14 @@ def test_conv1d_codes_run_along_the_input_axis(tmp_path):
     save_checkpoint({"w": base["w"] + 0.01 * torch.randn(40, 24)}, tmp_path / "m0.safetensors")
     where = paths(tmp_path, ["m0"])
     store = Superposition.create(
-        tmp_path / "base", where, tmp_path / "store", bits=1, transform="sign", room=2, input_dims={"w": 0}
+        tmp_path / "base", where, tmp_path / "store", bits=1, room=2, input_dims={"w": 0}
     )
     superposed, key, lam = store.source("m0", "w")
     assert superposed.shape == (24, 40)
-    expected = pydelta.retrieve(base["w"], superposed, key, lam=lam, dim=0, transform="hadamard")
+    expected = pydelta.retrieve(
+        base["w"], superposed, key, lam=lam, dim=0, transform=store.manifest.transform
+    )
+    assert store.manifest.transform == "hadamard"
     assert torch.equal(store.retrieve("m0")["w"], expected)
 
 
