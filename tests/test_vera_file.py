@@ -23,7 +23,7 @@ from pydelta.vera.file import Sizes, grouped, ungrouped
 def adapter(tmp_path):
     """An adapter's file, and the model that it is of."""
     model, adapters = attached(seed=2**63 + 5)
-    adapters.save(tmp_path / "a.safetensors")
+    vera.save(tmp_path / "a.safetensors", adapters)
     return tmp_path / "a.safetensors", model
 
 
@@ -33,7 +33,7 @@ def test_a_file_is_its_vectors_and_a_kilobyte_at_most(tmp_path):
     layers = [nn.ModuleDict({name: nn.Linear(8, 8) for name in names}) for _ in range(32)]
     model = nn.ModuleDict({"model": nn.ModuleDict({"layers": nn.ModuleList(layers)})})
     adapters = vera.attach(model, targets=names, rank=3)
-    adapters.save(tmp_path / "a.safetensors")
+    vera.save(tmp_path / "a.safetensors", adapters)
     numbers = 32 * 7 * (3 + 8)
     size = (tmp_path / "a.safetensors").stat().st_size
     assert 4 * numbers < size <= 4 * numbers + 1024
@@ -143,9 +143,9 @@ def test_a_file_that_is_there_stays(adapter):
     before = path.read_bytes()
     adapters = vera.Adapters(model)
     with raises(ValueError, f"{path}: already exists; --force (force=True) replaces it"):
-        adapters.save(path)
+        vera.save(path, adapters)
     assert path.read_bytes() == before
-    adapters.save(path, force=True)
+    vera.save(path, adapters, force=True)
     assert path.read_bytes() == before
 
 
@@ -165,7 +165,7 @@ def base(tmp_path):
 
 def test_merged_on_the_command_line(tmp_path, base, capsys):
     model, adapters = attached(targets=["q_proj", "v_proj"])
-    adapters.save(tmp_path / "a.safetensors")
+    vera.save(tmp_path / "a.safetensors", adapters)
     out = tmp_path / "out"
     assert run(capsys, "vera", "merge", base, tmp_path / "a.safetensors", "-o", out) == (0, f"{out}\n", "")
     adapters.merge()
@@ -190,7 +190,7 @@ def test_conv1d_on_the_command_line(tmp_path, capsys):
     pydelta.save_checkpoint(stored, tmp_path / "base")
     (tmp_path / "base" / "config.json").write_text('{"model_type": "gpt2"}')
     _, adapters = attached(model=model, targets=["c_proj"])
-    adapters.save(tmp_path / "a.safetensors")
+    vera.save(tmp_path / "a.safetensors", adapters)
     out = tmp_path / "out.safetensors"
     assert run(capsys, "vera", "merge", tmp_path / "base", tmp_path / "a.safetensors", "-o", out)[0] == 0
     adapters.merge()
@@ -200,7 +200,7 @@ def test_conv1d_on_the_command_line(tmp_path, capsys):
 
 def test_a_merged_model_is_a_fine_tune_like_any_other(tmp_path, base, capsys):
     _, adapters = attached(targets=["q_proj"])
-    adapters.save(tmp_path / "a.safetensors")
+    vera.save(tmp_path / "a.safetensors", adapters)
     run(capsys, "vera", "merge", base, tmp_path / "a.safetensors", "-o", tmp_path / "out", "--quiet")
     recipe = tmp_path / "recipe.yml"
     recipe.write_text(
@@ -262,7 +262,7 @@ def test_the_golden_file_is_read_and_written_again(tmp_path):
     """Made once from the model of these tests: version 1 stays as it is, and so do the matrices."""
     model = Model()
     adapters = vera.load(GOLDEN, model)
-    adapters.save(tmp_path / "again.safetensors")
+    vera.save(tmp_path / "again.safetensors", adapters)
     assert (tmp_path / "again.safetensors").read_bytes() == GOLDEN.read_bytes()
     assert {key: vera.inspect(GOLDEN)[key] for key in ("seed", "rank", "parameters")} == {
         "seed": 2**64 - 1,

@@ -54,7 +54,7 @@ def test_pefts_adapters_give_pefts_outputs(tmp_path, save_projection, targets):
 def test_our_adapters_load_in_peft(tmp_path, targets):
     """Layers of several widths share PEFT's one A: its bound is that of the widest."""
     model, adapters = attached(targets=targets, rank=6)
-    adapters.save_peft(tmp_path / "adapter")
+    vera.save_peft(tmp_path / "adapter", adapters)
     loaded = peft.PeftModel.from_pretrained(Model(), tmp_path / "adapter").eval()
     with torch.no_grad():
         torch.testing.assert_close(loaded(normal(4, 12)), model(normal(4, 12)), rtol=1e-4, atol=1e-5)
@@ -85,7 +85,7 @@ def test_they_have_no_seed_of_ours(tmp_path):
     adapters = vera.load_peft(tmp_path / "theirs", Model())
     message = "adapter 'default' must have matrices of a seed, got PEFT's: save_peft keeps them"
     with raises(ValueError, f"[vera] {message}"):
-        adapters.save(tmp_path / "ours.safetensors")
+        vera.save(tmp_path / "ours.safetensors", adapters)
     assert not (tmp_path / "ours.safetensors").exists()
 
 

@@ -154,7 +154,7 @@ def _checkpoint(network: nn.Module, path: Path) -> int:
 
 
 def _adapter(network: nn.Module, path: Path) -> int:
-    vera.Adapters(network).save(path)
+    vera.save(path, vera.Adapters(network))
     return path.stat().st_size
 
 

@@ -3,7 +3,7 @@
 from pydelta._vera import forget, kept_bytes
 from pydelta.vera.adapters import Adapters, attach
 from pydelta.vera.checkpoint import merge_checkpoint
-from pydelta.vera.file import inspect, load
+from pydelta.vera.file import inspect, load, save
 from pydelta.vera.layer import VeraLinear
 from pydelta.vera.peft import load_peft, save_peft
 
@@ -17,5 +17,6 @@ __all__ = [
     "load",
     "load_peft",
     "merge_checkpoint",
+    "save",
     "save_peft",
 ]

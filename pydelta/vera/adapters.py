@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -217,20 +216,6 @@ class Adapters:
         layers, name = self.of(name), self.active if name is None else name
         assert name is not None
         return next(iter(layers.values())).settings[name].rank
-
-    def save(self, path: str | os.PathLike[str], name: str | None = None, *, force: bool = False) -> None:
-        """An adapter into one file; see :func:`pydelta.vera.load`."""
-        from pydelta.vera.file import save
-
-        save(self, path, name, force=force)
-
-    def save_peft(
-        self, path: str | os.PathLike[str], name: str | None = None, *, force: bool = False
-    ) -> None:
-        """An adapter into a folder that PEFT loads; see :func:`pydelta.vera.save_peft`."""
-        from pydelta.vera.peft import save_peft
-
-        save_peft(path, self, name, force=force)
 
 
 def attach(

@@ -56,8 +56,16 @@ class Stored:
     vectors: dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
-def save(adapters: Adapters, path: str | os.PathLike[str], name: str | None, *, force: bool) -> None:
-    """Writes an adapter's file, whole or not at all.
+def save(
+    path: str | os.PathLike[str], adapters: Adapters, name: str | None = None, *, force: bool = False
+) -> None:
+    """An adapter as one file: its vectors, its seed, and at most a kilobyte beside.
+
+    Args:
+        path: a new file.
+        adapters: of a module.
+        name: the adapter's; default: the one in use.
+        force: replace an existing file.
 
     Raises:
         ValueError: there is no such adapter, its matrices come from no seed of ours, or the file is there.
