@@ -31,6 +31,31 @@ def key_of(seed: int, stream: int) -> Key:
     return Key(seed % _WRAP, stream % _WRAP)
 
 
+def define(
+    name: str,
+    arguments: str,
+    returns: str,
+    run: Callable[..., Any],
+    fake: Callable[..., Any] = lambda *args: None,
+    backward: Callable[..., Any] | None = None,
+    save: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    """Defines ``pydelta::name`` as ``run`` itself; returns it.
+
+    Args:
+        arguments, returns: of the schema, which says what is written in place.
+        run, fake: the operator on real tensors and on those that have no data.
+        backward, save: as torch.library.register_autograd takes them.
+    """
+    _LIBRARY.define(f"{name}({arguments}) -> {returns}")
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"pydelta::{name}", fake, lib=_LIBRARY)
+    if backward is not None:
+        torch.library.register_autograd(f"pydelta::{name}", backward, setup_context=save, lib=_LIBRARY)
+    found: Callable[..., Any] = getattr(torch.ops.pydelta, name).default
+    return found
+
+
 def register(
     name: str,
     arguments: str,
@@ -61,16 +86,8 @@ def register(
         else:
             out.copy_(functional(*inputs))
 
-    _LIBRARY.define(f"{name}({arguments}) -> Tensor")
-    _LIBRARY.define(f"{name}_out({arguments}, Tensor(a!) out) -> ()")
-    _LIBRARY.impl(name, functional, "CompositeExplicitAutograd")
-    _LIBRARY.impl(f"{name}_out", into, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"pydelta::{name}", empty, lib=_LIBRARY)
-    torch.library.register_fake(f"pydelta::{name}_out", lambda *args: None, lib=_LIBRARY)
-    if backward is not None:
-        torch.library.register_autograd(f"pydelta::{name}", backward, setup_context=save, lib=_LIBRARY)
-    namespace = torch.ops.pydelta
-    return getattr(namespace, name).default, getattr(namespace, f"{name}_out").default
+    new = define(name, arguments, "Tensor", functional, empty, backward, save)
+    return new, define(f"{name}_out", f"{arguments}, Tensor(a!) out", "()", into)
 
 
 def register_tuple(
@@ -92,51 +109,7 @@ def register_tuple(
         run(out, *args)
         return out
 
-    _LIBRARY.define(f"{name}({arguments}) -> {returns}")
-    _LIBRARY.impl(name, functional, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"pydelta::{name}", empty, lib=_LIBRARY)
-    found: Callable[..., tuple[torch.Tensor, ...]] = getattr(torch.ops.pydelta, name).default
-    return found
-
-
-def define(
-    name: str,
-    arguments: str,
-    returns: str,
-    run: Callable[..., Any],
-    fake: Callable[..., Any],
-    backward: Callable[..., Any] | None = None,
-    save: Callable[..., Any] | None = None,
-) -> Callable[..., Any]:
-    """Defines ``pydelta::name`` as ``run`` itself; returns it.
-
-    Args:
-        arguments, returns: of the schema.
-        run, fake: the operator on real tensors and on those that have no data.
-        backward, save: as torch.library.register_autograd takes them.
-    """
-    _LIBRARY.define(f"{name}({arguments}) -> {returns}")
-    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"pydelta::{name}", fake, lib=_LIBRARY)
-    if backward is not None:
-        torch.library.register_autograd(f"pydelta::{name}", backward, setup_context=save, lib=_LIBRARY)
-    found: Callable[..., Any] = getattr(torch.ops.pydelta, name).default
-    return found
-
-
-def register_in_place(
-    name: str,
-    arguments: str,
-    run: Callable[..., Any],
-    fake: Callable[..., Any] = lambda *args: None,
-    returns: str = "()",
-) -> Callable[..., Any]:
-    """Defines ``pydelta::name`` for an op whose schema says what it writes; returns it."""
-    _LIBRARY.define(f"{name}({arguments}) -> {returns}")
-    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"pydelta::{name}", fake, lib=_LIBRARY)
-    found: Callable[..., Any] = getattr(torch.ops.pydelta, name).default
-    return found
+    return define(name, arguments, returns, functional, empty)
 
 
 def _tensors(values: Sequence[Any]) -> list[torch.Tensor]:

@@ -8,7 +8,7 @@ import torch
 
 from pydelta import _check, _dispatch
 from pydelta.ops import _lists
-from pydelta.ops._library import register_in_place
+from pydelta.ops._library import define
 
 
 def _run(
@@ -42,13 +42,13 @@ def _fake(params: list[torch.Tensor], *rest: object) -> torch.Tensor:
     return torch.empty(len(params), dtype=torch.float64, device=_lists.device_of(params))
 
 
-_op = register_in_place(
+_op = define(
     "adamr_step_",
     "Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor?[] bases, "
     "Tensor(d!)[] masters, Tensor? pull, int step, float lr, float[] betas, float eps, bool l1, str backend",
+    "Tensor",
     _run,
     _fake,
-    "Tensor",
 )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from pydelta import _check, _dispatch
 from pydelta.ops import _lists
-from pydelta.ops._library import register_in_place
+from pydelta.ops._library import define
 from pydelta.ops.square_sums import new_sums
 
 
@@ -32,10 +32,11 @@ def _run(
                 kernel(p, _lists.dense(g), scale, **options)
 
 
-_op = register_in_place(
+_op = define(
     "sam_perturb_",
     "Tensor(a!)[] params, Tensor[] grads, Tensor[] masters, Tensor(b!)[] backups, Tensor norm, float rho, "
     "bool adaptive, float eta, str backend",
+    "()",
     _run,
 )
 

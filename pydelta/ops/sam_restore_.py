@@ -8,7 +8,7 @@ import torch
 
 from pydelta import _check, _dispatch
 from pydelta.ops import _lists
-from pydelta.ops._library import register_in_place
+from pydelta.ops._library import define
 
 
 def _run(params: list[torch.Tensor], sources: list[torch.Tensor], backend: str) -> None:
@@ -19,7 +19,7 @@ def _run(params: list[torch.Tensor], sources: list[torch.Tensor], backend: str) 
                 kernel(p, _lists.dense(source))
 
 
-_op = register_in_place("sam_restore_", "Tensor(a!)[] params, Tensor[] sources, str backend", _run)
+_op = define("sam_restore_", "Tensor(a!)[] params, Tensor[] sources, str backend", "()", _run)
 
 
 def sam_restore_(

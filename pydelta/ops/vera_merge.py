@@ -40,7 +40,7 @@ def _into(
 
 _ARGUMENTS = "Tensor weight, Tensor d, Tensor b, int seed, int stream, str backend"
 _operator = define("vera_merge", _ARGUMENTS, "Tensor", _new, _empty)
-_operator_out = define("vera_merge_out", f"{_ARGUMENTS}, Tensor(a!) out", "()", _into, lambda *args: None)
+_operator_out = define("vera_merge_out", f"{_ARGUMENTS}, Tensor(a!) out", "()", _into)
 
 
 def vera_merge(
