@@ -37,8 +37,8 @@ build/sanitize/done: $(VENV)/dev
 	PYDELTA_SANITIZE=address,undefined $(BIN)/pip install --quiet --no-deps --target build/sanitize .
 	touch $@
 
-KERNELS := hadamard sign_flip rotate superpose retrieve magnitude_threshold mask_rescale merge_into quantize \
-	square_sums sam_perturb_ sam_restore_ adamr_step_
+KERNELS := hadamard sign_flip rotate superpose retrieve magnitude_threshold mask_rescale merge_into quantize codes \
+	superposed_linear vera_matrix square_sums sam_perturb_ sam_restore_ adamr_step_
 KERNEL_TESTS := $(patsubst %,tests/test_%.py,$(KERNELS))
 sanitize: build/sanitize/done  ## the kernels' tests under the sanitizers
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
