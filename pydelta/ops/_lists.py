@@ -18,7 +18,7 @@ def tensors(op: str, name: str, values: object) -> list[torch.Tensor]:
     """Dense floating tensors of one device."""
     found = list(_check.sequence(op, name, values))
     # Lists may be long, so good ones are passed by a look at all of them at once.
-    if not set(map(type, found)) <= _TENSORS or len(_kinds(found)) > 1 or not _good(found):
+    if not set(map(type, found)) <= _TENSORS or not _good(found):
         for i, x in enumerate(found):
             _check.floating(op, f"{name}[{i}]", x)
             if x.device != found[0].device:
@@ -29,12 +29,10 @@ def tensors(op: str, name: str, values: object) -> list[torch.Tensor]:
 _TENSORS = {torch.Tensor, torch.nn.Parameter}
 
 
-def _kinds(xs: Tensors) -> set[tuple[torch.layout, torch.device]]:
-    return {(x.layout, x.device) for x in xs}
-
-
 def _good(xs: Tensors) -> bool:
-    return not xs or (xs[0].layout is torch.strided and {x.dtype for x in xs} <= set(_check.FLOATS))
+    """Dense, floating, on one device."""
+    one = len({x.device for x in xs}) <= 1 and {x.layout for x in xs} <= {torch.strided}
+    return one and {x.dtype for x in xs} <= set(_check.FLOATS)
 
 
 def beside(op: str, name: str, values: object, of: str, params: Tensors, wide: bool = False) -> Tensors:
@@ -83,7 +81,9 @@ def _same_number(op: str, name: str, found: Sequence[object], of: str, params: T
 def _shapes(op: str, name: str, found: Tensors, of: str, params: Tensors) -> None:
     """As many, of the same shapes, on the same device."""
     _same_number(op, name, found, of, params)
-    if [x.shape for x in found] != [p.shape for p in params] or device_of(found) != device_of(params):
+    # No lists of shapes: so many tuples at once would wake the garbage collector.
+    alike = all(x.shape == p.shape for x, p in zip(found, params, strict=True))
+    if not alike or device_of(found) != device_of(params):
         for i, (x, p) in enumerate(zip(found, params, strict=True)):
             _check.alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
 
