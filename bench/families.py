@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -97,7 +98,7 @@ class Sentences:
             accuracy(net, rows, tokenizer).
         tuned: folders with TASK/model.safetensors and TASK/head.safetensors, as that writes them, or
             TASK-SEED/..., as ``tune_family.py`` does.
-        limit: test sentences of a task; all by default.
+        limit: sentences of a task that are scored, drawn at random; all by default.
     """
 
     CHOICE = 300
@@ -146,7 +147,9 @@ class Sentences:
 
     def score(self, model: str, weights: Weights, split: str) -> float:
         train, test = self.rows[self.tasks[model]]
-        rows = test[: self.limit] if split == "test" else train[: self.CHOICE]
+        rows = test if split == "test" else train[: self.CHOICE]
+        if self.limit is not None and self.limit < len(rows):
+            rows = random.Random(0).sample(rows, self.limit)
         return float(self.module.accuracy(self.net(model, weights), rows, self.tokenizer))
 
     def calibrate(self, model: str) -> Calibration:

@@ -54,13 +54,14 @@ def main() -> None:
     parser.add_argument("--family", default="digits")
     parser.add_argument("--tuned", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/quality"))
+    parser.add_argument("--sentences", type=int, help="of each task that are scored; default: all")
     parser.add_argument("--seed", type=int, default=42)
     arguments = parser.parse_args()
     started = time.time()
     family = (
         digits(arguments.seed)
         if arguments.family == "digits"
-        else sentences(Path(arguments.family), [arguments.tuned])
+        else sentences(Path(arguments.family), [arguments.tuned], arguments.sentences)
     )
     tuned = {task: family.score(task, weights, "test") for task, weights in family.tuned.items()}
     base = {task: family.score(task, family.base, "test") for task in family.tuned}
@@ -68,6 +69,7 @@ def main() -> None:
     result = {
         "family": family.name,
         "seed": arguments.seed,
+        "sentences": arguments.sentences,
         "tuned": tuned,
         "base": base,
         "pruning": pruning(family, tuned, arguments.seed),
