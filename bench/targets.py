@@ -76,6 +76,11 @@ def over_two_readings(r: Result) -> float | None:
     return r["seconds"] / r["peers"]["read twice"] if large else None
 
 
+def over_bf16(r: Result) -> float | None:
+    large = r["op"] == "superpose codes" and r["size"] >= 128 * MIB
+    return r["seconds"] / r["peers"]["into bf16"] if large else None
+
+
 def list_ratio(op: str, peer: str, large: bool) -> Figure:
     """The peer's time over ours, for few large tensors or for many small ones."""
     faster = ratio(op, peer)
@@ -139,6 +144,7 @@ TARGETS = (
     Target("retrieve from one bit, of the copy", 0.7, fraction("retrieve codes", transform="1 bits")),
     Target("retrieve from four bits, of the copy", 0.65, fraction("retrieve codes", transform="4 bits")),
     Target("quantize at one bit, time over reading twice", 1.3, over_two_readings, at_least=False),
+    Target("superpose into one bit, time over into bf16", 1.0, over_bf16, at_least=False),
     Target("vera_linear, times faster than peft", 1.0, vera("peft", 4096)),
     Target("vera_linear up to 64 tokens, times faster than peft", 1.5, vera("peft", 64)),
     Target("vera_linear, a mixed batch over one adapter", 1.2, mixed, at_least=False),
