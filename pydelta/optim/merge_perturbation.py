@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from pydelta import _check
+from pydelta.ops.vera_matrix import vera_matrix
 from pydelta.optim._bases import Bases, match
 from pydelta.optim._perturbing import Moved, Perturbing
 from pydelta.optim._sharded import local
-from pydelta.random import key, u32
+from pydelta.random import key
 
-_PIECE = 1 << 20  # draws made at once: their 64-bit words take some times the weights' memory
+_PIECE = 1 << 20  # variates made at once
 
 
 class MergePerturbation(Perturbing):
@@ -23,8 +24,7 @@ class MergePerturbation(Perturbing):
     Seen from task k, merging K models with coefficient alpha moves its weights by (alpha - 1) tau_k plus
     alpha times the other deltas. That is sampled as zeta = (K alpha - 1) z, z Laplace with the scale mean
     |tau_k| of each tensor's delta so far. One backward pass a step. The numbers of step t and parameter i
-    come from Philox under ``key(seed, "merge", str(t), str(i))``, so no generator is touched; they are drawn
-    by torch operations, which on a CPU cost more than the rest of the step.
+    come from Philox under ``key(seed, "merge", str(t), str(i))``, so no generator is touched.
 
     With ``model`` the noise is added when a training forward pass begins, so any loop that calls ``step()``
     will do, transformers' Trainer too. Without, call ``perturb()`` before the forward pass, or
@@ -97,13 +97,13 @@ class MergePerturbation(Perturbing):
         self._hold(moved)
 
     def _laplace(self, name: str, count: int, device: torch.device) -> torch.Tensor:
-        """Laplace variates of scale 1: -sign(c) log(1 - 2 |c|), c = (24 bits + 1/2) 2^-24 - 1/2."""
+        """Laplace variates of scale 1: sign(c) |log(1 - |c|)|, c uniform in (-1, 1) from 24 bits, never 0."""
         stream = key(self.seed, "merge", str(self.taken), name)
         pieces = []
         for start in range(0, count, _PIECE):
-            draws = u32(stream, start, min(_PIECE, count - start), device) >> 8
-            centred = (draws.to(torch.float64) + 0.5) * 2.0**-24 - 0.5
-            pieces.append((-centred.sign() * torch.log1p(-2 * centred.abs())).to(torch.float32))
+            shape = 1, min(_PIECE, count - start)
+            c = vera_matrix(stream, "A", shape, start=(0, start), device=device).view(-1).add_(2.0**-24)
+            pieces.append(c.abs().neg_().log1p_().copysign_(c))
         return torch.cat(pieces) if pieces else torch.empty(0, device=device)
 
     @torch.no_grad()
