@@ -107,7 +107,7 @@ def key(op: str, name: str, value: object) -> Key:
 
 
 def number(op: str, name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"[{op}] {name} must be a number, got {type(value).__name__}")
     if not -sys.float_info.max <= value <= sys.float_info.max:
         raise ValueError(f"[{op}] {name} must be finite, got {value}")
@@ -141,7 +141,7 @@ def backend(op: str, value: object) -> str:
 
 
 def sequence(op: str, name: str, values: object) -> Sequence[Any]:
-    if not isinstance(values, list | tuple):
+    if not isinstance(values, (list, tuple)):
         raise TypeError(f"[{op}] {name} must be a list or tuple, got {type(values).__name__}")
     return values
 

@@ -199,7 +199,7 @@ def _chosen(found: dict[str, _Layer], layers: object) -> dict[str, _Layer]:
 
 def _give_base(base: Base, sharing: Iterable[list[str]], sums: Mapping[str, _Sums]) -> None:
     """Every weight learns where its base is; a file may hold a shared weight under one of its names."""
-    if isinstance(base, str | os.PathLike):
+    if isinstance(base, (str, os.PathLike)):
         base = Checkpoint(base)
     read: Callable[[str], torch.Tensor]
     if isinstance(base, Checkpoint):

@@ -61,7 +61,7 @@ def _plain(value: Any) -> Any:
     """JSON has no NaN: the cosine of a delta of zeros is null."""
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 

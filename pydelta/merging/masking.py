@@ -99,7 +99,7 @@ def matched(method: Method, item: Item) -> bool:
 
 def by_rows(mask: Chosen) -> bool:
     """Whether a mask ranks along rows."""
-    return isinstance(mask, DellaMask | WandaMask | Columns) or getattr(mask, "group", None) == "row"
+    return isinstance(mask, (DellaMask, WandaMask, Columns)) or getattr(mask, "group", None) == "row"
 
 
 def as_rows(x: torch.Tensor, axis: int) -> torch.Tensor:

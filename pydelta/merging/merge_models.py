@@ -153,7 +153,7 @@ def _named(models: Any) -> dict[str, Any]:
     """The models by name, in the order given."""
     if isinstance(models, Mapping):
         return dict(models)
-    if not isinstance(models, list | tuple) or not all(isinstance(x, str | os.PathLike) for x in models):
+    if not isinstance(models, (list, tuple)) or not all(isinstance(x, (str, os.PathLike)) for x in models):
         raise TypeError("[merge] models must map names to state dicts or paths, or be a list of paths")
     named = {name_of(path): path for path in models}
     if len(named) < len(models):
@@ -170,7 +170,7 @@ def make_recipe(
     shared: dict[str, Any] = {}
     own: dict[str, dict[str, Any]] = {name: {} for name in models}
     for dial, value in dials.items():
-        if isinstance(value, Mapping | list | tuple):
+        if isinstance(value, (Mapping, list, tuple)):
             for name, one in _each(dial, value, list(models)).items():
                 own[name][dial] = one
         elif value is not None:

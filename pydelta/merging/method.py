@@ -24,7 +24,7 @@ REQUIRED = object()
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
         found = float(value)  # YAML reads 1e-3 as text

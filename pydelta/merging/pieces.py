@@ -39,7 +39,7 @@ def row_length(item: Item) -> int:
 
 def ready(mask: Chosen, item: Item, pair: Pair) -> Chosen:
     """A mask by magnitude as cuts, which parts of a tensor can be masked by."""
-    if isinstance(mask, MagnitudeMask | BandMask | WandaMask):
+    if isinstance(mask, (MagnitudeMask, BandMask, WandaMask)):
         tuned, base = pair()
         rows = by_rows(mask)
         if rows:

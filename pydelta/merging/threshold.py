@@ -51,5 +51,5 @@ def _fractions(method: Method, members: Sequence[tuple[Item, Term]]) -> tuple[fl
     mask = method.mask(values, Key(0))
     if mask is None:
         return 1.0, 0.0
-    assert isinstance(mask, MagnitudeMask | BandMask)
+    assert isinstance(mask, (MagnitudeMask, BandMask))
     return mask.keep, mask.drop_large if isinstance(mask, BandMask) else 0.0

@@ -118,7 +118,7 @@ def _tensors(values: Sequence[Any]) -> list[torch.Tensor]:
     for value in values:
         if isinstance(value, torch.Tensor):
             found.append(value)
-        elif isinstance(value, list) and value and not isinstance(value[0], int | float):
+        elif isinstance(value, list) and value and not isinstance(value[0], (int, float)):
             found += [x for x in value if isinstance(x, torch.Tensor)]
     return found
 

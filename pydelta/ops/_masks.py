@@ -59,7 +59,7 @@ def ready(
     if isinstance(mask, MagnitudeThreshold):
         _fits(op, name, mask, x, start)
         return mask
-    if not isinstance(mask, MagnitudeMask | BandMask | WandaMask):
+    if not isinstance(mask, (MagnitudeMask, BandMask, WandaMask)):
         raise TypeError(f"[{op}] {name} must be {_NAMES}, got {type(mask).__name__}")
     if start:
         got = type(mask).__name__
@@ -115,7 +115,7 @@ def pack(masks: Sequence[Ready | None]) -> Packed:
             if mask.column_norm is not None:
                 kind = _NORMED_ROW
                 cuts.append(mask.column_norm)
-        if isinstance(mask, RandomMask | DellaMask):
+        if isinstance(mask, (RandomMask, DellaMask)):
             seed, stream = to_int64(mask.key.seed), to_int64(mask.key.stream)
         kinds.append(kind)
         seeds.append(seed)

@@ -203,7 +203,7 @@ def _rows(op: str, model: object, x: torch.Tensor) -> torch.Tensor:
 
 
 def _lams(op: str, lam: object, count: int) -> list[float]:
-    if not isinstance(lam, list | tuple):
+    if not isinstance(lam, (list, tuple)):
         return [_check.number(op, "lam", lam)] * count
     _check.count(op, "lam", lam, count)
     return [_check.number(op, f"lam[{i}]", value) for i, value in enumerate(lam)]

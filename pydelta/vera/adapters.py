@@ -321,7 +321,7 @@ def _is_layer(path: str, part: nn.Module, module: nn.Module) -> bool:
     """A layer that could be meant: linear, quantised ones too, or adapted already; not the base of one."""
     if path.endswith(".base") and isinstance(module.get_submodule(path.removesuffix(".base")), VeraLinear):
         return False
-    return isinstance(part, nn.Linear | VeraLinear) or is_conv1d(part) or hasattr(part, "in_features")
+    return isinstance(part, (nn.Linear, VeraLinear)) or is_conv1d(part) or hasattr(part, "in_features")
 
 
 def _matches(path: str, target: str) -> bool:

@@ -171,7 +171,7 @@ class Bank:
                 another number of rows.
             RuntimeError: :meth:`serve` was not called.
         """
-        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
             raise TypeError(f"[models] names must be a list of models' names, got {names!r}")
         for name in names:
             self._know(name)
