@@ -14,6 +14,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 TRANSFORMS = ("none", "sign", "hadamard")
 MAX_DEFAULT_BLOCK = 32768
 MAX_BLOCK = 1 << 24
+_LARGEST = sys.float_info.max
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -109,7 +110,7 @@ def key(op: str, name: str, value: object) -> Key:
 def number(op: str, name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"[{op}] {name} must be a number, got {type(value).__name__}")
-    if not -sys.float_info.max <= value <= sys.float_info.max:
+    if not -_LARGEST <= value <= _LARGEST:
         raise ValueError(f"[{op}] {name} must be finite, got {value}")
     return float(value)
 

@@ -18,7 +18,7 @@ def tensors(op: str, name: str, values: object) -> list[torch.Tensor]:
     """Dense floating tensors of one device."""
     found = list(_check.sequence(op, name, values))
     # Lists may be long, so good ones are passed by a look at all of them at once.
-    if not set(map(type, found)) <= _TENSORS or not _good(found):
+    if not all(type(x) in _TENSORS for x in found) or not _good(found):
         for i, x in enumerate(found):
             _check.floating(op, f"{name}[{i}]", x)
             if x.device != found[0].device:
@@ -26,7 +26,7 @@ def tensors(op: str, name: str, values: object) -> list[torch.Tensor]:
     return found
 
 
-_TENSORS = {torch.Tensor, torch.nn.Parameter}
+_TENSORS = (torch.Tensor, torch.nn.Parameter)
 
 
 def _good(xs: Tensors) -> bool:
