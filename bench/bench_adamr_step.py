@@ -20,7 +20,7 @@ def test_adamr_step(case: Case, bench: Bench) -> None:
     ours, theirs = ([x[0].clone() for x in (params, moments, squares)] for _ in range(2))
     lists = [[x] for x in ours]
     pydelta.adamr_step_(lists[0], grads[:1], *lists[1:], bases=bases[:1], pull=pull, **OPTIONS)
-    lists, sums = [[x] for x in theirs], torch.zeros(1, dtype=torch.float64)
+    lists, sums = [[x] for x in theirs], torch.zeros_like(pull).view(1)
     reference.adamr_step_(
         lists[0], grads[:1], *lists[1:], bases[:1], [], pull, l1=False, sums=sums, **OPTIONS
     )

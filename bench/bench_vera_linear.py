@@ -98,8 +98,8 @@ def test_mixed_batch(case: Case, bench: Bench, rank: int, tokens: int) -> None:
     """Rows of 64 adapters beside rows of one."""
     weight = bench.normal("weight", case.shape(), case.dtype)
     x, outputs = bench.normal("x", (tokens, case.row), case.dtype), len(weight)
-    d, b = torch.full((ADAPTERS, rank), 0.1), torch.full((ADAPTERS, outputs), 0.5)
-    adapter = torch.arange(tokens) % ADAPTERS
+    d, b = (torch.full((ADAPTERS, n), 0.1, device=bench.device) for n in (rank, outputs))
+    adapter = torch.arange(tokens, device=bench.device) % ADAPTERS
     bench.measure(
         lambda: pydelta.vera_linear(x, weight, d, b, KEY, adapter=adapter),
         case,

@@ -15,7 +15,7 @@ CASES = [Case(4096, 64 * MIB, torch.float32, threads, inplace=True) for threads 
 @pytest.mark.parametrize("rank", [256, 1024])
 def test_vera_merge(case: Case, bench: Bench, rank: int) -> None:
     weight = bench.normal("weight", case.shape(), case.dtype)
-    d, b = torch.full((rank,), 1e-6), torch.full((len(weight),), 1e-6)
+    d, b = (torch.full((n,), 1e-6, device=bench.device) for n in (rank, len(weight)))
     some = pydelta.vera_merge(weight[:4], d, b[:4], KEY, backend="reference")
     assert torch.allclose(pydelta.vera_merge(weight, d, b, KEY)[:4], some, rtol=1e-5, atol=1e-6)
     slow = {}

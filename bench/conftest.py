@@ -34,8 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         cases = metafunc.module.CASES
         if metafunc.config.option.quick:
             cases = [case for case in cases if (case.row, case.size) in harness.QUICK and case.threads == 1]
-        if metafunc.config.option.device == "cuda":
-            cases = [case for case in cases if case.threads == 1 and case.row <= 32768]
+        cases = [case for case in cases if harness.measured_on(metafunc.config.option.device, case)]
         metafunc.parametrize("case", cases, ids=str)
 
 

@@ -18,9 +18,11 @@ import pydelta
 
 Run = Callable[[], object]
 
-KIB, MIB = 1 << 10, 1 << 20
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 ROWS = (256, 768, 1024, 4096, 11008, 14336, 32768)
+GPU_ROWS = (512, 2048, 8192, 16384)  # there every block size is a kernel of its own
 SIZES = (64 * KIB, MIB, 16 * MIB, 128 * MIB, 512 * MIB)
+GPU_SIZE = GIB
 QUICK = {(4096, 64 * KIB), (4096, 128 * MIB), (11008, 128 * MIB)}
 CACHED = 32 * MIB  # a case that moves less than this is timed with warm caches
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -51,8 +53,10 @@ class Case:
 
 
 def grid(places: Sequence[bool] = (False, True), extra: Iterable[tuple[int, int]] = ()) -> list[Case]:
-    """Every row at the smallest size and beyond the cache, every size at row 4096, ``extra`` (row, size)."""
+    """Every row at the smallest size and beyond the cache, every size at row 4096, ``extra`` (row, size);
+    for a GPU also more rows, and a GiB of each."""
     points = [(row, size) for row in ROWS for size in SIZES if row == 4096 or size in (SIZES[0], SIZES[3])]
+    points += [(row, GPU_SIZE) for row in sorted({*ROWS, *GPU_ROWS})]
     threads = sorted({1, ALL_THREADS})
     return [
         Case(row, size, dtype, count, inplace)
@@ -63,19 +67,26 @@ def grid(places: Sequence[bool] = (False, True), extra: Iterable[tuple[int, int]
     ]
 
 
+def measured_on(device: str, case: Case) -> bool:
+    """Whether a case of the grid is for this kind of device."""
+    if device == "cpu":
+        return case.size < GPU_SIZE
+    return case.threads == 1 and case.row <= 32768
+
+
 def bytes_text(size: int) -> str:
     return f"{size // MIB}MiB" if size >= MIB else f"{size // KIB}KiB"
 
 
-class Bench:
-    """Times one call beside its rivals and a plain copy of the same bytes, and files the result."""
+class Device:
+    """Memory and a clock on the device that is measured."""
 
     memory: ClassVar[
         dict[str, torch.Tensor]
     ] = {}  # kept from test to test: fresh pages cost more than the ops
 
-    def __init__(self, benchmark: BenchmarkFixture, device: str, budget: float) -> None:
-        self.benchmark, self.device, self.budget = benchmark, device, budget
+    def __init__(self, device: str) -> None:
+        self.device = device
 
     def empty(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """The memory of that name, which has been touched before it is timed."""
@@ -94,6 +105,31 @@ class Bench:
         out.view(-1)[:whole].view(-1, pattern.numel()).copy_(pattern.expand(whole // pattern.numel(), -1))
         out.view(-1)[whole:].copy_(pattern[: out.numel() - whole])
         return out
+
+    def seconds(self, run: Run) -> float:
+        if self.device != "cpu":
+            return self.device_seconds(run)
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    def device_seconds(self, run: Run) -> float:
+        """By the GPU's own clock, with other data in its second-level cache."""
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self.empty("flush", (256 * MIB,), torch.uint8).zero_()
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) * 1e-3
+
+
+class Bench(Device):
+    """Times one call beside its rivals and a plain copy of the same bytes, and files the result."""
+
+    def __init__(self, benchmark: BenchmarkFixture, device: str, budget: float) -> None:
+        super().__init__(device)
+        self.benchmark, self.budget = benchmark, budget
 
     def result(self, x: torch.Tensor, inplace: bool = False) -> torch.Tensor:
         """Where the op writes: ``x`` itself, or as much memory full of NaN."""
@@ -189,23 +225,6 @@ class Bench:
     def alone(self, peer: Run) -> list[float]:
         first = self.seconds(peer)
         return [self.seconds(peer) for _ in range(min(int(self.budget / first), 5))] or [first]
-
-    def seconds(self, run: Run) -> float:
-        if self.device != "cpu":
-            return self.device_seconds(run)
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-
-    def device_seconds(self, run: Run) -> float:
-        """By the GPU's own clock, with other data in its second-level cache."""
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self.empty("flush", (256 * MIB,), torch.uint8).zero_()
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) * 1e-3
 
 
 def some_rows(x: torch.Tensor) -> list[int]:

@@ -2,23 +2,13 @@
 
 import os
 import re
-import shutil
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+import cuda_ahead
 import pytest
 import torch
+from cuda_ahead import ARCHITECTURES, LISTS, OTHERS, WALKS
 
-SOURCES = Path(__file__).parents[1] / "csrc" / "cuda"
-# On the walk; rotate runs hadamard's.
-KERNELS = ("hadamard", "sign_flip", "superpose", "retrieve", "retrieve_codes", "dequantize")
-# mask_rescale runs merge_into's, superpose_codes runs superpose's and quantize's.
-OTHERS = ("merge_into", "magnitude_threshold", "quantize", "vera_matrix", "superposed_linear")
-LISTS = ("square_sums", "sam_perturb_", "sam_restore_", "adamr_step_")
-ARCHITECTURES = ("80", "90")
-# Flags as in setup.py; PTX is kept beside the machine code.
-FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-cubin", "-Xptxas=-v", "--keep")
 # Registers a thread may use, by op and by how many elements it holds, so that enough threads fit.
 REGISTERS = {
     "Map": {16: 64, 32: 64, 64: 128},
@@ -33,22 +23,16 @@ MERGE_REGISTERS = {"0": 64, "1": 80}
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     """(architecture, op) -> (what ptxas reports, PTX)."""
-    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
-    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=os.path.join(home, "bin"))
+    nvcc = cuda_ahead.find_nvcc()
     if nvcc is None:
         pytest.skip("nvcc is not present")
 
     def compile_one(job):
         architecture, op = job
-        folder = tmp_path_factory.mktemp(f"{op}_{architecture}")
-        output = ["-o", str(folder / f"{op}.cubin"), f"--keep-dir={folder}"]
-        command = [nvcc, *FLAGS, f"-arch=sm_{architecture}", *output, str(SOURCES / f"{op}.cu")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stderr, (folder / f"{op}.ptx").read_text()
+        return cuda_ahead.compile_op(nvcc, op, architecture, tmp_path_factory.mktemp(f"{op}_{architecture}"))
 
     jobs = [
-        (architecture, op) for op in (*reversed(KERNELS), *OTHERS, *LISTS) for architecture in ARCHITECTURES
+        (architecture, op) for op in (*reversed(WALKS), *OTHERS, *LISTS) for architecture in ARCHITECTURES
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(jobs, pool.map(compile_one, jobs), strict=True))
@@ -67,20 +51,18 @@ def most_registers(name):
     return 80 if "4stepI" in name else 64
 
 
-@pytest.mark.parametrize("op", [*KERNELS, *OTHERS, *LISTS])
+@pytest.mark.parametrize("op", [*WALKS, *OTHERS, *LISTS])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_no_kernel_spills_or_takes_too_many_registers(compiled, architecture, op):
     report, _ = compiled[architecture, op]
-    entries = report.split("Compiling entry function")[1:]
+    entries = cuda_ahead.entries(report)
     assert entries
-    for entry in entries:
-        name = re.search(r"'(\w+)'", entry)[1]
-        spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", entry)
-        assert spills == ["0", "0"], name
-        assert int(re.search(r"Used (\d+) registers", entry)[1]) <= most_registers(name), name
+    for name, used in entries.items():
+        assert used["spilled"] == 0, name
+        assert used["registers"] <= most_registers(name), name
 
 
-@pytest.mark.parametrize("op", KERNELS)
+@pytest.mark.parametrize("op", WALKS)
 def test_arithmetic_is_rounded_step_by_step_and_keeps_denormals(compiled, op):
     """No fused multiply-add but the butterfly's between lanes, whose product is exact; no flush to zero."""
     for architecture in ARCHITECTURES:
@@ -127,7 +109,7 @@ def test_other_kernels_read_whole_vectors(compiled):
         assert all(re.search(r"ld\.global\.v4\.(u32|b32)", kernel) for kernel in kernels)
 
 
-@pytest.mark.parametrize("op", KERNELS)
+@pytest.mark.parametrize("op", WALKS)
 def test_memory_is_accessed_in_whole_vectors(compiled, op):
     _, ptx = compiled["90", op]
     for kernel in ptx.split(".entry")[1:]:
