@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import targets
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+import pydelta
+
 RESULTS = pytest.StashKey[list[summary.Result]]()
 
 
@@ -20,7 +23,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pydelta")
     group.addoption("--quick", action="store_true", help="three points of the grid, one thread")
     group.addoption("--device", choices=["cpu", "cuda"], help="default: the GPU where a backend can use one")
-    group.addoption("--record", metavar="NAME", help="write bench/results/NAME.json")
+    group.addoption("--backend", choices=["cpu", "cuda", "triton"], help="default: the dispatcher's choice")
+    group.addoption("--record", metavar="NAME", help="write bench/results/NAME.json, or another path")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,7 +38,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         cases = metafunc.module.CASES
         if metafunc.config.option.quick:
             cases = [case for case in cases if (case.row, case.size) in harness.QUICK and case.threads == 1]
-        cases = [case for case in cases if harness.measured_on(metafunc.config.option.device, case)]
+        device = metafunc.config.option.device
+        cases = [
+            case for case in cases if case.only in ("", device) and (device == "cpu" or case.threads == 1)
+        ]
         metafunc.parametrize("case", cases, ids=str)
 
 
@@ -51,10 +58,12 @@ def bench(
     results: list[summary.Result],
 ) -> Iterator[harness.Bench]:
     torch.set_num_threads(case.threads)
-    yield harness.Bench(benchmark, request.config.option.device, budget=0.3)
+    backend = request.config.option.backend
+    with pydelta.use_backend(backend) if backend else nullcontext():
+        yield harness.Bench(benchmark, request.config.option.device, budget=0.3)
     torch.set_num_threads(harness.ALL_THREADS)
     if benchmark.extra_info:
-        results.append(dict(benchmark.extra_info))
+        results.append({**benchmark.extra_info, **({"backend": backend} if backend else {})})
 
 
 def pytest_benchmark_group_stats(**_: Any) -> list[Any]:

@@ -20,9 +20,8 @@ Run = Callable[[], object]
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 ROWS = (256, 768, 1024, 4096, 11008, 14336, 32768)
-GPU_ROWS = (512, 2048, 8192, 16384)  # there every block size is a kernel of its own
+GPU_ROWS = (512, 2048, 8192, 16384)
 SIZES = (64 * KIB, MIB, 16 * MIB, 128 * MIB, 512 * MIB)
-GPU_SIZE = GIB
 QUICK = {(4096, 64 * KIB), (4096, 128 * MIB), (11008, 128 * MIB)}
 CACHED = 32 * MIB  # a case that moves less than this is timed with warm caches
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -31,13 +30,15 @@ ALL_THREADS = torch.get_num_threads()
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One point of the grid. ``size``: bytes of all inputs together, at least one row of each."""
+    """One point of the grid. ``size``: bytes of all inputs together, at least one row of each; ``only``: the
+    kind of device that it is for, if not for both."""
 
     row: int
     size: int
     dtype: torch.dtype
     threads: int
     inplace: bool = False
+    only: str = ""
 
     def __str__(self) -> str:
         place = "in" if self.inplace else "out"
@@ -53,25 +54,23 @@ class Case:
 
 
 def grid(places: Sequence[bool] = (False, True), extra: Iterable[tuple[int, int]] = ()) -> list[Case]:
-    """Every row at the smallest size and beyond the cache, every size at row 4096, ``extra`` (row, size);
-    for a GPU also more rows, and a GiB of each."""
-    points = [(row, size) for row in ROWS for size in SIZES if row == 4096 or size in (SIZES[0], SIZES[3])]
-    points += [(row, GPU_SIZE) for row in sorted({*ROWS, *GPU_ROWS})]
+    """Every size at row 4096; on a CPU every row at the smallest size and beyond the cache, and ``extra``.
+
+    On a GPU, where each block size is a kernel of its own, more rows, at a GiB, in place at row 4096.
+    """
+    points = [(4096, size, "") for size in SIZES]
+    points += [(row, size, "cpu") for row in ROWS for size in (SIZES[0], SIZES[3]) if row != 4096]
+    points += [(row, size, "cpu") for row, size in extra]
+    points += [(row, GIB, "cuda") for row in sorted({*ROWS, *GPU_ROWS})]
     threads = sorted({1, ALL_THREADS})
     return [
-        Case(row, size, dtype, count, inplace)
-        for row, size in [*points, *extra]
+        Case(row, size, dtype, count, inplace, only)
+        for row, size, only in points
         for dtype in DTYPES
         for count in threads
         for inplace in places
+        if not (inplace and only == "cuda" and row != 4096)
     ]
-
-
-def measured_on(device: str, case: Case) -> bool:
-    """Whether a case of the grid is for this kind of device."""
-    if device == "cpu":
-        return case.size < GPU_SIZE
-    return case.threads == 1 and case.row <= 32768
 
 
 def bytes_text(size: int) -> str:

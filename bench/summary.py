@@ -18,7 +18,7 @@ PACKAGES = ("torch", "numpy", "scipy", "fht-cpu", "triton", "pytest-benchmark")
 
 def where(r: Result) -> str:
     parts = [r["op"], r.get("transform"), r.get("dtype"), r.get("row"), text(r["size"])]
-    return " ".join(str(part) for part in [*parts, f"{r['threads']}t", place(r)] if part)
+    return " ".join(str(part) for part in [*parts, f"{r['threads']}t", place(r), r.get("backend")] if part)
 
 
 def place(r: Result) -> str:
