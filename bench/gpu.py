@@ -3,8 +3,9 @@
 python bench/gpu.py [--only build tests sanitizer ops models] [--out FOLDER] [--dry-run]
 
 Needs torch, Triton, nvcc, pybind11, setuptools, pytest, pytest-benchmark and hypothesis, and no network.
-Writes gpu.json (the machine, what ran, every result), gpu.txt (tables and targets) and a log for each part to
---out, $OUT or build/gpu, after every job: a part that fails or runs out of its time loses no other.
+Writes gpu.json (the machine, what ran, every result) and a log for each part to --out, $OUT or build/gpu, after
+every job: one that fails or runs out of its time loses no other. gpu.txt, the tables and targets, comes last;
+gpu_report.py makes it from a gpu.json.
 --device cpu --quick runs the same on a CPU in tiny shapes, as a check of this script.
 """
 
@@ -214,12 +215,13 @@ def main(arguments: list[str] | None = None) -> int:
         left = options.within - (time.monotonic() - start) - GRACE
         if left <= 0:
             report.skip(job.part, job.name)
-            continue
-        report.add(execute(job, options.out / f"{job.part}.log", min(job.limit, left)), job.results)
+        else:
+            report.add(execute(job, options.out / f"{job.part}.log", min(job.limit, left)), job.results)
         if job.part == "build":
             report.facts = facts(options)
         report.write()
     shutil.rmtree(scratch)
+    (options.out / "gpu.txt").write_text(report.text() + "\n")
     print(report.text())
     return int(report.failed)
 

@@ -38,11 +38,10 @@ class Report:
         self.jobs.append(job)
 
     def write(self) -> None:
-        """One result a line, as in the other files of results."""
+        """gpu.json, one result a line, as in the other files of results."""
         head = json.dumps(rounded({**self.facts, "jobs": self.jobs}), indent=1).removesuffix("\n}")
         rows = ",\n".join("  " + json.dumps(rounded(r)) for r in self.results)
         (self.folder / "gpu.json").write_text(f'{head},\n "results": [\n{rows}\n ]\n}}\n')
-        (self.folder / "gpu.txt").write_text(self.text() + "\n")
 
     def text(self) -> str:
         parts = [json.dumps(self.facts, indent=1), "\n".join(map(line, self.jobs))]

@@ -100,7 +100,7 @@ def calls(lab: Lab) -> None:
             function(xs, out)  # type: ignore[operator]
 
         times = [host_seconds(lab, run) for _ in range(5)]
-        facts = {"transform": name, "kernels": kernels_of(lab, run)}
+        facts = {"transform": name, **kernels_of(lab, run)}
         moved = (inputs + 1) * out.nbytes
         lab.file("call of the host", statistics.median(times), moved, inputs * out.nbytes, **facts)
 
@@ -116,14 +116,15 @@ def host_seconds(lab: Lab, run: Run) -> float:
     return (time.perf_counter() - start) / REPEATS
 
 
-def kernels_of(lab: Lab, run: Run) -> int | None:
-    """By torch's profiler, copies and fills included; None on the CPU."""
+def kernels_of(lab: Lab, run: Run) -> dict[str, int]:
+    """By torch's profiler, copies and fills included; nothing on the CPU."""
     if lab.device == "cpu":
-        return None
+        return {}
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         run()
         torch.cuda.synchronize()
-    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+    ran = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return {"kernels": len(ran)}
 
 
 STEPS = (sam, adamr, vera, calls)
