@@ -3,9 +3,9 @@
 python bench/gpu.py [--only build tests sanitizer ops models] [--out FOLDER] [--dry-run]
 
 Needs torch, Triton, nvcc, pybind11, setuptools, pytest, pytest-benchmark and hypothesis, and no network.
-Writes gpu.json (the machine, what ran, every result) and a log for each part to --out, $OUT or build/gpu, after
-every job: one that fails or runs out of its time loses no other. gpu.txt, the tables and targets, comes last;
-gpu_report.py makes it from a gpu.json.
+Writes gpu.json (the machine, what ran, every result) and a log for each part to --out, $OUT or build/gpu,
+after every job: one that fails or runs out of its time loses no other. gpu.txt, the tables and targets, comes
+last; gpu_report.py makes it from a gpu.json.
 --device cpu --quick runs the same on a CPU in tiny shapes, as a check of this script.
 """
 
