@@ -36,6 +36,7 @@ def test_adamr_step(case: Case, bench: Bench) -> None:
         optimizer = torch.optim.AdamW(others, lr=1e-4, **{form: True})
         for p, g, m, v in zip(others, grads, moments, squares, strict=True):
             p.grad = g
-            optimizer.state[p] = {"step": torch.tensor(3.0), "exp_avg": m, "exp_avg_sq": v}
+            step = torch.tensor(3.0, device=p.device if form == "fused" else "cpu")  # where each wants it
+            optimizer.state[p] = {"step": step, "exp_avg": m, "exp_avg_sq": v}
         rivals[f"{form} AdamW"] = optimizer.step
     bench.measure(run, case, 36 * case.size // 4, rivals=rivals, op="adamr_step")

@@ -36,7 +36,7 @@ def peft_layer(weight: torch.Tensor, rank: int) -> nn.Module | None:
         nn.ModuleDict({"layer": base}), peft.VeraConfig(r=rank, target_modules=["layer"])
     )
     found: nn.Module = model.base_model.model["layer"]
-    return found
+    return found.to(weight.device)
 
 
 def adapted(weight: torch.Tensor, rank: int) -> vera.VeraLinear:

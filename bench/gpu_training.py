@@ -74,8 +74,6 @@ def vera(lab: Lab) -> None:
     weight = lab.made((width, width), 0.02)
     for rank in RANKS:
         ours, theirs = adapted(weight, rank), peft_layer(weight, rank)
-        if theirs is not None:
-            theirs = theirs.to(weight.device)
         for tokens in TOKENS:
             x = lab.made((tokens, width), 1.0)
             for backward in (False, True):
