@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--quick", action="store_true", help="tiny shapes, few tests")
     found.add_argument("--within", type=float, default=float("inf"), metavar="SECONDS", help="for everything")
     found.add_argument("--match", metavar="EXPR", help="of the tests, as pytest's -k")
-    found.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="of the tests")
+    found.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="that run the tests")
     found.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "build" / "gpu"))
     found.add_argument("--commit", help="where the folder is no git checkout")
     found.add_argument("--dry-run", action="store_true", help="print the commands")
@@ -96,7 +96,8 @@ def tests(options: argparse.Namespace, python: str, scratch: Path) -> Iterator[J
     spread = ("-n", str(options.workers), "--dist", "loadfile") if options.workers > 1 else ()
     match = ("-k", options.match) if options.match else ()
     command = (python, "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", *spread, *match, *paths)
-    yield Job("tests", "suite", command, 1200)
+    threads = max(1, (os.cpu_count() or 1) // options.workers)  # of each worker
+    yield Job("tests", "suite", command, 1200, environment=(("OMP_NUM_THREADS", str(threads)),))
 
 
 def sanitizer(options: argparse.Namespace, python: str, scratch: Path) -> Iterator[Job]:

@@ -1,4 +1,4 @@
-"""A call of each Triton op for test_triton_build.py to record what it would launch."""
+"""A call of each Triton op for triton_ahead.py to record what it would launch."""
 
 from __future__ import annotations
 
