@@ -31,7 +31,7 @@ PARTS = ("build", "tests", "sanitizer", "ops", "models")
 OPS = (
     *("hadamard", "rotate", "sign_flip", "retrieve", "superpose", "merge_into", "mask_rescale"),
     *("magnitude_threshold", "quantize", "superposed_linear", "vera_linear", "vera_merge"),
-    *("sam", "adamr_step", "calls"),
+    *("sam", "adamr_step_", "calls"),
 )
 TOOLS = ("memcheck", "racecheck")
 GRACE = 30
