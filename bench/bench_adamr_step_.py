@@ -39,4 +39,4 @@ def test_adamr_step(case: Case, bench: Bench) -> None:
             step = torch.tensor(3.0, device=p.device if form == "fused" else "cpu")  # where each wants it
             optimizer.state[p] = {"step": step, "exp_avg": m, "exp_avg_sq": v}
         rivals[f"{form} AdamW"] = optimizer.step
-    bench.measure(run, case, 36 * case.size // 4, rivals=rivals, op="adamr_step")
+    bench.measure(run, case, 36 * case.size // 4, rivals=rivals, op="adamr_step_")
