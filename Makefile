@@ -7,6 +7,9 @@ CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 2>/
 SOURCES := $(shell find csrc pydelta triton_kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') \
 	setup.py pyproject.toml constraints.txt
 
+# Without a GPU nothing would run the CUDA extension: it is left out, and the suite builds it by itself.
+export PYDELTA_CUDA ?= $(shell nvidia-smi --list-gpus >/dev/null 2>&1 && echo auto || echo 0)
+
 .PHONY: demo test lint sanitize bench clean
 
 $(VENV)/demo: $(SOURCES)

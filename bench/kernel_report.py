@@ -39,10 +39,10 @@ def resident_warps(registers: int, threads: int) -> int:
     return min(warps // of_a_block, 32) * of_a_block
 
 
-def printed(script: str, architecture: str) -> Any:
+def printed(script: str, *arguments: str) -> Any:
     """What a script of the tests prints; without the interpreter, under which Triton cannot compile."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(ROOT / "tests" / script), architecture]
+    command = [sys.executable, str(ROOT / "tests" / script), *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -59,11 +59,16 @@ def plain(name: str) -> str:
     return name[: name.rindex(">(") + 1] if ">(" in name else name.split("(")[0]
 
 
-def cuda(architecture: str) -> tuple[str, list[Kernel]]:
-    found = printed("cuda_ahead.py", architecture)
-    names = readable([kernel["kernel"] for kernel in found["kernels"]])
-    kernels = [kernel | {"kernel": name} for kernel, name in zip(found["kernels"], names, strict=True)]
-    return found["nvcc"], sorted(kernels, key=lambda kernel: (kernel["op"], kernel["kernel"]))
+def cuda() -> tuple[str, dict[str, list[Kernel]]]:
+    found = printed("cuda_ahead.py")
+    kernels = {f"sm_{sm}": named(kernels) for sm, kernels in found["kernels"].items()}
+    return found["nvcc"], kernels
+
+
+def named(kernels: list[Kernel]) -> list[Kernel]:
+    names = readable([kernel["kernel"] for kernel in kernels])
+    found = [kernel | {"kernel": name} for kernel, name in zip(kernels, names, strict=True)]
+    return sorted(found, key=lambda kernel: (kernel["op"], kernel["kernel"]))
 
 
 def triton(architecture: str) -> list[Kernel]:
@@ -78,11 +83,10 @@ def triton(architecture: str) -> list[Kernel]:
 
 def report() -> dict[str, Any]:
     """The compilers' versions, then language -> architecture -> kernels."""
-    built = {f"sm_{sm}": cuda(sm) for sm in ARCHITECTURES}
-    versions = {"nvcc": built["sm_90"][0], "triton": importlib.metadata.version("triton")}
+    nvcc, kernels = cuda()
     return {
-        "versions": versions,
-        "cuda": {name: kernels for name, (_, kernels) in built.items()},
+        "versions": {"nvcc": nvcc, "triton": importlib.metadata.version("triton")},
+        "cuda": kernels,
         "triton": {f"sm_{sm}": triton(sm) for sm in ARCHITECTURES},
     }
 

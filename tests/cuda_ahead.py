@@ -1,19 +1,26 @@
-"""The CUDA kernels compiled ahead of time, which takes nvcc and no GPU, and what ptxas says of each.
+"""The CUDA extension built ahead of time, which takes nvcc and no GPU, and what ptxas says of each kernel.
 
-Run as a script it compiles for one architecture, one file after the other, and prints what came out, as JSON.
+Run as a script it prints what the kernels take on each architecture, as JSON.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pybind11
 
 SOURCES = Path(__file__).parents[1] / "csrc" / "cuda"
 # On the walk; rotate runs hadamard's.
@@ -22,8 +29,18 @@ WALKS = ("hadamard", "sign_flip", "superpose", "retrieve", "retrieve_codes", "de
 OTHERS = ("merge_into", "magnitude_threshold", "quantize", "vera_matrix", "superposed_linear")
 LISTS = ("square_sums", "sam_perturb_", "sam_restore_", "adamr_step_")
 ARCHITECTURES = ("80", "90")
-# Flags as in setup.py; PTX is kept beside the machine code.
-FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-cubin", "-Xptxas=-v", "--keep")
+# Targets and flags as in setup.py; ptxas reports, and PTX is kept beside the machine code.
+TARGETS = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in ARCHITECTURES]
+TARGETS.append(f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
+FLAGS = ["-std=c++17", "-O3", "-fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Xptxas=-v", "--keep"]
+
+
+class Compiled(NamedTuple):
+    """An object file; what ptxas reports of it, and its PTX, for each architecture."""
+
+    path: Path
+    reports: dict[str, str]
+    ptx: dict[str, str]
 
 
 def find_nvcc() -> str | None:
@@ -31,19 +48,43 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc") or shutil.which("nvcc", path=os.path.join(home, "bin"))
 
 
-def compile_op(nvcc: str, op: str, architecture: str, folder: Path) -> tuple[str, str]:
-    """What ptxas reports, and the PTX."""
-    output = ["-o", str(folder / f"{op}.cubin"), f"--keep-dir={folder}"]
-    command = [nvcc, *FLAGS, f"-arch=sm_{architecture}", *output, str(SOURCES / f"{op}.cu")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stderr, (folder / f"{op}.ptx").read_text()
+def compile_all(nvcc: str, folder: Path) -> dict[str, Compiled]:
+    """Every source of the extension by its name, as many at once as there are processors."""
+    sources = [SOURCES.parent / "bindings_cuda.cpp", *sorted(SOURCES.glob("*.cu"))]
+    include = [f"-I{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
+
+    def one(source: Path) -> Compiled:
+        kept, target = folder / source.stem, folder / f"{source.stem}.o"
+        kept.mkdir()
+        output = [f"--keep-dir={kept}", "-c", str(source), "-o", str(target)]
+        done = subprocess.run([nvcc, *FLAGS, *TARGETS, *include, *output], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        entries = done.stderr.split("Compiling entry function")[1:]
+        reports = {sm: "".join(x for x in entries if f"'sm_{sm}'" in x) for sm in ARCHITECTURES}
+        ptx = {path.suffixes[0].removeprefix(".compute_"): path.read_text() for path in kept.glob("*.ptx")}
+        return Compiled(target, reports, ptx)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip((source.stem for source in sources), pool.map(one, sources), strict=True))
+
+
+def link(nvcc: str, objects: Iterable[Path], folder: Path) -> ModuleType:
+    """The extension, imported."""
+    library = folder / "_cuda.so"
+    command = [nvcc, "-shared", "-cudart=static", "-Xlinker=--exclude-libs=ALL", *TARGETS]
+    subprocess.run([*command, *map(str, objects), "-o", str(library)], check=True)
+    spec = importlib.util.spec_from_file_location("_cuda", library)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def entries(report: str) -> dict[str, dict[str, int]]:
     """Mangled name of a kernel -> registers, and bytes of stack, spills and static shared memory."""
     found = {}
-    for entry in report.split("Compiling entry function")[1:]:
+    for entry in re.split(r"(?= '\w+' for 'sm_)", report)[1:]:
         name = re.findall(r"'(\w+)'", entry)[0]
         stack, stores, loads = map(int, re.findall(r"(\d+) bytes (?:stack|spill)", entry))
         found[name] = {
@@ -61,21 +102,22 @@ def threads_of(ptx: str) -> dict[str, int]:
     return {name: int(threads) for name, threads in bounds}
 
 
-def build(architecture: str) -> dict[str, Any]:
-    """The compiler's version, and of every kernel its op, its mangled name and what it takes."""
+def build() -> dict[str, Any]:
+    """The compiler's version; by architecture, of every kernel its op, its mangled name and what it takes."""
     nvcc = find_nvcc()
     if nvcc is None:
         sys.exit("nvcc is neither on PATH nor in CUDA_HOME")
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    kernels = []
-    for op in (*WALKS, *OTHERS, *LISTS):
-        with tempfile.TemporaryDirectory() as folder:
-            report, ptx = compile_op(nvcc, op, architecture, Path(folder))
-        threads = threads_of(ptx)
-        for name, used in entries(report).items():
-            kernels.append({"op": op, "kernel": name, "threads": threads.get(name, 32), **used})
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = compile_all(nvcc, Path(folder))
+    kernels: dict[str, list[dict[str, Any]]] = {sm: [] for sm in ARCHITECTURES}
+    for sm in ARCHITECTURES:
+        for op in (*WALKS, *OTHERS, *LISTS):
+            threads = threads_of(compiled[op].ptx[sm])
+            for name, used in entries(compiled[op].reports[sm]).items():
+                kernels[sm].append({"op": op, "kernel": name, "threads": threads.get(name, 32), **used})
     return {"nvcc": re.findall(r"V([\d.]+)", version)[0], "kernels": kernels}
 
 
 if __name__ == "__main__":
-    print(json.dumps(build(sys.argv[1])))
+    print(json.dumps(build()))

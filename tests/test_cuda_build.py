@@ -1,8 +1,6 @@
 """The CUDA kernels without a GPU: they compile for every target within their registers, and load anywhere."""
 
-import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import cuda_ahead
 import pytest
@@ -21,21 +19,23 @@ MERGE_REGISTERS = {"0": 64, "1": 80}
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """(architecture, op) -> (what ptxas reports, PTX)."""
-    nvcc = cuda_ahead.find_nvcc()
-    if nvcc is None:
-        pytest.skip("nvcc is not present")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cuda")
 
-    def compile_one(job):
-        architecture, op = job
-        return cuda_ahead.compile_op(nvcc, op, architecture, tmp_path_factory.mktemp(f"{op}_{architecture}"))
 
-    jobs = [
-        (architecture, op) for op in (*reversed(WALKS), *OTHERS, *LISTS) for architecture in ARCHITECTURES
-    ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(jobs, pool.map(compile_one, jobs), strict=True))
+@pytest.fixture(scope="module")
+def nvcc():
+    return cuda_ahead.find_nvcc() or pytest.skip("nvcc is not present")
+
+
+@pytest.fixture(scope="module")
+def compiled(nvcc, folder):
+    return cuda_ahead.compile_all(nvcc, folder)
+
+
+@pytest.fixture(scope="module")
+def extension(nvcc, compiled, folder):
+    return cuda_ahead.link(nvcc, (source.path for source in compiled.values()), folder)
 
 
 def most_registers(name):
@@ -54,8 +54,7 @@ def most_registers(name):
 @pytest.mark.parametrize("op", [*WALKS, *OTHERS, *LISTS])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_no_kernel_spills_or_takes_too_many_registers(compiled, architecture, op):
-    report, _ = compiled[architecture, op]
-    entries = cuda_ahead.entries(report)
+    entries = cuda_ahead.entries(compiled[op].reports[architecture])
     assert entries
     for name, used in entries.items():
         assert used["spilled"] == 0, name
@@ -66,7 +65,7 @@ def test_no_kernel_spills_or_takes_too_many_registers(compiled, architecture, op
 def test_arithmetic_is_rounded_step_by_step_and_keeps_denormals(compiled, op):
     """No fused multiply-add but the butterfly's between lanes, whose product is exact; no flush to zero."""
     for architecture in ARCHITECTURES:
-        _, ptx = compiled[architecture, op]
+        ptx = compiled[op].ptx[architecture]
         assert ".ftz" not in ptx
         for kernel in ptx.split(".entry")[1:]:
             blocks = re.search(r"PlanILi\d+ELi\d+ELi\d+ELb([01])E", kernel)[1] == "1"
@@ -76,7 +75,7 @@ def test_arithmetic_is_rounded_step_by_step_and_keeps_denormals(compiled, op):
 @pytest.mark.parametrize("op", OTHERS)
 def test_no_fp32_is_fused_or_flushed_in_other_kernels(compiled, op):
     for architecture in ARCHITECTURES:
-        _, ptx = compiled[architecture, op]
+        ptx = compiled[op].ptx[architecture]
         assert ".ftz" not in ptx
         assert ("fma.rn.f32" in ptx) == (op == "superposed_linear")  # held to a tolerance
         assert ("fma.rn.f64" in ptx) == (op == "quantize")  # of products that are exact in fp64
@@ -86,7 +85,7 @@ def test_no_fp32_is_fused_or_flushed_in_other_kernels(compiled, op):
 @pytest.mark.parametrize("op", LISTS)
 def test_lists_are_walked_in_whole_vectors_and_rounded_step_by_step(compiled, op):
     for architecture in ARCHITECTURES:
-        _, ptx = compiled[architecture, op]
+        ptx = compiled[op].ptx[architecture]
         assert ".ftz" not in ptx
         assert "fma." not in ptx
         for name in ("div.rn.f32", "sqrt.rn.f32"):
@@ -103,7 +102,7 @@ def test_other_kernels_read_whole_vectors(compiled):
         ("quantize", "code_groups", 12),
     ):
         kernels = [
-            kernel for kernel in compiled["90", op][1].split(".entry")[1:] if re.search(names, kernel[:200])
+            kernel for kernel in compiled[op].ptx["90"].split(".entry")[1:] if re.search(names, kernel[:200])
         ]
         assert len(kernels) == count
         assert all(re.search(r"ld\.global\.v4\.(u32|b32)", kernel) for kernel in kernels)
@@ -111,17 +110,10 @@ def test_other_kernels_read_whole_vectors(compiled):
 
 @pytest.mark.parametrize("op", WALKS)
 def test_memory_is_accessed_in_whole_vectors(compiled, op):
-    _, ptx = compiled["90", op]
+    ptx = compiled[op].ptx["90"]
     for kernel in ptx.split(".entry")[1:]:
         assert op == "dequantize" or re.search(r"ld\.global\.v[24]\.(u32|b32)", kernel)
         assert re.search(r"st\.global\.cs\.v[24]\.(u32|b32)", kernel)
-
-
-@pytest.fixture(scope="module")
-def extension():
-    return pytest.importorskip(
-        "pydelta._cuda", reason="this installation was built without the cuda extension"
-    )
 
 
 def test_the_extension_loads_without_a_driver_and_says_what_is_missing(extension):
