@@ -36,13 +36,13 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(14, 6.6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.35, 1))
-    most, (bottom, top) = max(result["counts"]), _limits(result)
+    most, (bottom, top) = max(result["counts"]), limits(result)
     _by_bits(left, result, most)
     _by_number(right, result)
     for axes in (left, right):
         axes.axhline(100, color="#333333", linewidth=1, zorder=1)
         axes.axhline(100 * result["no_bits"], color="#999999", linestyle=":", linewidth=2)
-        axes.set_yscale("function", functions=_stretched(top + 1.4))
+        axes.set_yscale("function", functions=stretched(top + 1.4))
         axes.set_yticks([tick for tick in PERCENT if tick > bottom])
         axes.set_ylim(bottom, top)
         axes.minorticks_off()
@@ -64,13 +64,13 @@ def _title(result: Mapping[str, Any], most: int) -> str:
     )
 
 
-def _limits(result: Mapping[str, Any]) -> tuple[float, float]:
+def limits(result: Mapping[str, Any]) -> tuple[float, float]:
     """Below everything, the base too, and above it."""
     kept = [100 * result["no_bits"], *(100 * point["kept"] for point in result["points"])]
     return min(kept) - 5, max(100.6, *(percent + 0.3 for percent in kept))
 
 
-def _stretched(end: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def stretched(end: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """A scale and its inverse: half a per cent near the top takes the room that several take below."""
     return lambda percent: -np.sqrt(np.maximum(end - percent, 0)), lambda place: end - place**2
 

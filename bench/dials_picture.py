@@ -1,0 +1,61 @@
+"""The picture of ``quality_dials.py``: accuracy against bits, one panel for each number of models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bits_pictures import PERCENT, TICKS, limits, stretched
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind readers tell apart; markers differ as well.
+STYLE: dict[str, dict[str, Any]] = {
+    "as it is": {"color": "#0072B2", "marker": "o", "markersize": 9, "linewidth": 3, "zorder": 5},
+    "signs": {"color": "#56B4E9", "marker": "h", "linestyle": "--"},
+    "transform auto": {"color": "#000000", "marker": "x", "linestyle": ":", "zorder": 6},
+    "lambda": {"color": "#009E73", "marker": "D"},
+    "largest 1/2": {"color": "#E69F00", "marker": "v"},
+    "largest 1/5": {"color": "#E69F00", "marker": "v", "linestyle": "--", "markerfacecolor": "white"},
+    "Breadcrumbs 1/2": {"color": "#B58900", "marker": "P", "linestyle": "--"},
+    "DARE 1/2": {"color": "#D55E00", "marker": "^"},
+    "residual 1 %": {"color": "#CC79A7", "marker": "s", "linestyle": "--", "markerfacecolor": "white"},
+    "residual 5 %": {"color": "#CC79A7", "marker": "s"},
+}
+
+
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """1500 pixels wide.
+
+    Args:
+        result: what ``quality_dials.py`` writes as JSON.
+    """
+    figure = Figure(figsize=(15, 6.4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    bottom, top = limits(result)
+    panels = figure.subplots(1, len(result["counts"]), sharey=True, squeeze=False)[0]
+    for axes, count in zip(panels, result["counts"], strict=True):
+        for dial, style in STYLE.items():
+            points = [p for p in result["points"] if (p["dial"], p["models"]) == (dial, count)]
+            points.sort(key=lambda point: point["bits"])
+            bits, kept = [p["bits"] for p in points], [100 * p["kept"] for p in points]
+            axes.plot(bits, kept, **{"linewidth": 1.8, **style}, label=dial)
+        axes.axhline(100, color="#333333", linewidth=1, zorder=1)
+        axes.axhline(100 * result["no_bits"], color="#999999", linestyle=":", linewidth=2)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(TICKS, ["1/8", "1/4", "1/2", *(f"{tick:g}" for tick in TICKS[3:])])
+        axes.set_yscale("function", functions=stretched(top + 1.4))
+        axes.set_yticks([tick for tick in PERCENT if tick > bottom])
+        axes.set_ylim(bottom, top)
+        axes.minorticks_off()
+        axes.tick_params(labelsize=12)
+        axes.grid(axis="y", color="#dddddd")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(f"{count} models", fontsize=13)
+        axes.set_xlabel("bits per parameter and model", fontsize=13)
+    panels[0].set_ylabel("accuracy, % of the tuned models'", fontsize=13)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=12, frameon=False)
+    figure.suptitle(f"What a store's dials pay ({result['family']}, {result['tasks']} tasks)", fontsize=15)
+    figure.savefig(path)
