@@ -10,6 +10,7 @@ from typing import Any
 
 from pydelta.superposition import Superposition
 from pydelta.superposition.form import BITS, RATES
+from pydelta.superposition.masking import MASKS
 
 Commands = Any
 """What ``add_subparsers`` gives; its class is private."""
@@ -45,6 +46,7 @@ def add(commands: Commands) -> None:
         help="of sums in full: fp32 (default: a single model comes back exactly) or bf16 (half of it)",
     )
     _add_dial(parser)
+    _add_masks(parser)
     parser.add_argument(
         "--lam",
         type=number,
@@ -79,6 +81,24 @@ def _add_dial(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_masks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mask",
+        choices=MASKS,
+        help="what of each delta is summed: the largest, the largest but the very largest (Model "
+        "Breadcrumbs), or random elements, rescaled (DARE); default: all",
+    )
+    parser.add_argument(
+        "--keep", type=fraction, metavar="X", help="the fraction of a matrix that a mask keeps"
+    )
+    parser.add_argument(
+        "--drop-large",
+        type=fraction,
+        metavar="X",
+        help="the fraction of the largest that breadcrumbs drops; default: 0.01",
+    )
+
+
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -108,6 +128,9 @@ def run(args: argparse.Namespace) -> int:
         group=args.group,
         exact=args.exact,
         room=args.room,
+        mask=args.mask,
+        keep=args.keep,
+        drop_large=args.drop_large,
         lam=args.lam,
         force=args.force,
         progress=not args.quiet,
@@ -139,6 +162,13 @@ def positive(text: str) -> float:
     value = number(text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+    return value
+
+
+def fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in [0, 1], got {text}")
     return value
 
 

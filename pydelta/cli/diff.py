@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from pydelta.cli.compress import Commands, add_output_flags, seed
+from pydelta.cli.compress import Commands, add_output_flags, fraction, seed
 from pydelta.deltafile.manifest import BITS, BREADCRUMBS, MASKS, NONE, RANDOM, TRANSFORMS
 
 
@@ -92,11 +92,4 @@ def group(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-def fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must lie in [0, 1], got {text}")
     return value

@@ -53,7 +53,8 @@ def describe(
 ) -> Model:
     """What ``store.json`` says about a model that has been summed."""
     norms = {tensor: summer.norm2(name, tensor) for tensor, rule in rules.items() if rule.rule == SUPERPOSED}
-    return Model(seed, weight, print_, float(f"{math.fsum(norms.values()):.6g}"), norms)
+    losses = {tensor: summer.loss(name, tensor) for tensor in norms} if summer.masked else {}
+    return Model(seed, weight, print_, float(f"{math.fsum(norms.values()):.6g}"), norms, losses)
 
 
 def exponents(base: Checkpoint, rules: Mapping[str, Rule], room: int) -> dict[str, int]:

@@ -40,7 +40,7 @@ def add(store: Path, name: str, path: Pathlike, *, base: Pathlike | None, weight
         origin, tuned = _open(change, base, name, path)
         with progress(f"add {name}", origin.nbytes, show) as advance, Workers(advance) as workers:
             build.check_base(store, origin, manifest, workers)
-            summer = Summer(origin, {name: tuned}, {name: weight}, {name: manifest.seed}, manifest.transform)
+            summer = _summer(manifest, origin, name, tuned, weight, manifest.seed)
             models = tuple(sorted((*held, name)))
             sums = _sums(change, summer, index, open=form.bits is not None and len(models) < (form.room or 0))
             sums.write(workers)
@@ -69,9 +69,7 @@ def remove(store: Path, name: str, path: Pathlike, *, base: Pathlike | None, sho
             if build.model_fingerprint(tuned, workers, whole=form.exact) != model.fingerprint:
                 raise ValueError(f"{path}: not the model {name!r} of {store}: its fingerprint differs")
             if models:
-                summer = Summer(
-                    origin, {name: tuned}, {name: -model.weight}, {name: model.seed}, manifest.transform
-                )
+                summer = _summer(manifest, origin, name, tuned, -model.weight, model.seed)
                 sums = _sums(change, summer, index, open=form.bits is not None)
                 sums.write(workers)
                 stored, final = build.settle(change.folder, sums.files, workers)
@@ -116,6 +114,13 @@ def _open(change: Change, base: Pathlike | None, name: str, path: Pathlike) -> t
     origin, tuned = open_base(change.store, change.manifest, base), Checkpoint(path)
     check_same(origin, {name: tuned})
     return origin, tuned
+
+
+def _summer(
+    manifest: Manifest, base: Checkpoint, name: str, tuned: Checkpoint, weight: float, seed: int
+) -> Summer:
+    """Of one model."""
+    return Summer(base, {name: tuned}, {name: weight}, {name: seed}, manifest.transform, manifest.masking)
 
 
 def _sums(change: Change, summer: Summer, index: int | None, *, open: bool) -> Sums:

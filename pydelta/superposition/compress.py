@@ -104,6 +104,7 @@ class _Compression:
             models=models,
             files=stored,
             made_by=__version__,
+            masking=options.masking,
         )
 
     def _spread(self, workers: Workers) -> list[tuple[str, ...]]:
@@ -121,7 +122,7 @@ class _Compression:
         options, form = self._options, self._form
         seeds = dict.fromkeys(names, options.seed)
         models = {name: self._models[name] for name in names}
-        summer = Summer(self._base, models, options.weights, seeds, options.transform)
+        summer = Summer(self._base, models, options.weights, seeds, options.transform, options.masking)
         last = number == options.buckets - 1
         room = form.room or len(names)
         sums = Sums(

@@ -88,7 +88,8 @@ class Contents:
 
         With P the sum of w_j^2 ||tau_j||^2 over the models of its bucket and D the distortion of the codes, 0
         without, it is P / ((1 - D) w_k^2 ||tau_k||^2) - 1; infinite for a model that has no delta while
-        others have. The expected cosine is ``1 / sqrt(1 + error)``.
+        others have. The expected cosine is ``1 / sqrt(1 + error)``. With masks P is of what they keep, and
+        what they change in tau_k is added to the error.
         """
         return {name: relative_error(self.manifest, name) for name in self.models}
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
 
 import torch
 
 from pydelta._check import compute_dtype
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.memory import TORCH
+from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import Workspace, check_finite
-from pydelta.ops import quantize, superpose
+from pydelta.masks import Ready
+from pydelta.ops import merge_into, quantize, superpose
 from pydelta.quantized import Quantized
 from pydelta.random import Key, key
 from pydelta.superposition.form import Form
+from pydelta.superposition.manifest import Loss
+from pydelta.superposition.masking import Masking
 from pydelta.superposition.parts import Part, input_axis
 from pydelta.superposition.rules import Rule
 
@@ -25,10 +30,11 @@ _SMALL, _RUN, _PERIOD = 1 << 18, 32, 1031
 
 
 class Summer:
-    """S[place] = sum_k w_k T_k(tuned_k - base), the models in the order of their names.
+    """S[place] = sum_k w_k T_k(m_k(tuned_k - base)), the models in the order of their names.
 
     Args:
         weights: model -> w_k; a negative one takes a model out of a sum that holds it.
+        masking: m_k, what of a delta is summed.
     """
 
     def __init__(
@@ -38,16 +44,43 @@ class Summer:
         weights: Mapping[str, float],
         seeds: Mapping[str, int],
         transform: str,
+        masking: Masking,
     ) -> None:
         self.base, self.models = base, {name: models[name] for name in sorted(models)}
         self.seeds, self._weights, self._transform = seeds, weights, transform
+        self._masking = masking
         self._key = functools.lru_cache(4096)(key)  # once per tensor, not per part
         self._work = Workspace()
-        self._norm2 = {name: {tensor: list[float]() for tensor in base.names} for name in models}
+        self._norms = {name: {tensor: list[_Norms]() for tensor in base.names} for name in models}
 
     def norm2(self, model: str, tensor: str) -> float:
-        """The squared norm of a model's delta of a tensor that was summed, to six digits."""
-        return float(f"{math.fsum(self._norm2[model][tensor]):.6g}")
+        """The squared norm of what a model has put into a sum, without its weight, to six digits."""
+        return _six(norms.summed for norms in self._norms[model][tensor])
+
+    @property
+    def masked(self) -> bool:
+        return self._masking.mask is not None
+
+    def loss(self, model: str, tensor: str) -> Loss:
+        """What the mask has taken from a delta that was summed."""
+        norms = self._norms[model][tensor]
+        return Loss(_six(x.delta for x in norms), _six(x.lost for x in norms))
+
+    def masks(self, sources: Mapping[str, str], workers: Workers) -> dict[str, Future[Ready]]:
+        """Begins the masks of the deltas that are summed in one place.
+
+        A worker that needs one waits for it: it was begun before, so it is done or on its way.
+        """
+        if not self.masked:
+            return {}
+        return {
+            model: workers.begin(
+                functools.partial(
+                    self._masking.of, self.base, checkpoint, self.seeds[model], model, sources[model]
+                )
+            )
+            for model, checkpoint in self.models.items()
+        }
 
     def sum(self, part: Part, dtype: torch.dtype, old: torch.Tensor | None = None) -> torch.Tensor:
         """One part of one tensor of the store; it lives until the thread's next call.
@@ -98,10 +131,26 @@ class Summer:
             name = part.sources[model]
             tuned = self._read(checkpoint, name, f"tuned {model}", part)
             signs = self._key(self.seeds[model], "signs", model, name)
-            terms.append(_Term(bases[name], tuned, signs, self._weights[model]))
-            power = norm2(tuned, bases[name], part.start, math.prod(part.rule.shape))
-            self._norm2[model][name].append(power)
+            term = _Term(bases[name], tuned, signs, self._weights[model])
+            count = math.prod(part.rule.shape)
+            power = norm2(tuned, bases[name], part.start, count)
+            found = _Norms(power, power, 0.0)
+            if part.masks:
+                term, delta = self._masked(term, model, part)
+                summed = norm2(term.tuned, term.base, part.start, count)
+                found = _Norms(summed, power, norm2(delta, term.tuned, part.start, count))
+            self._norms[model][name].append(found)
+            terms.append(term)
         return terms
+
+    def _masked(self, term: _Term, model: str, part: Part) -> tuple[_Term, torch.Tensor]:
+        """A term whose delta is masked, over a base of zeros; and the whole delta."""
+        compute = compute_dtype(term.base.dtype)
+        delta = self._work.get("delta", part.shape, compute).copy_(term.tuned).sub_(term.base)
+        kept = self._work.get(f"kept {model}", part.shape, compute)
+        merge_into(None, [delta], masks=[part.masks[model].result()], start=part.start, out=kept)
+        zero = self._work.get("zero", part.shape, compute).zero_()
+        return dataclasses.replace(term, base=zero, tuned=kept), delta
 
     def _sum(
         self, terms: Sequence[_Term], part: Part, dtype: torch.dtype, old: torch.Tensor | None
@@ -160,7 +209,19 @@ def coded(total: torch.Tensor, rule: Rule, form: Form) -> Quantized:
 
 
 def _one_base(terms: Sequence[_Term]) -> bool:
-    return all(term.base is terms[0].base for term in terms)
+    return all(term.base.data_ptr() == terms[0].base.data_ptr() for term in terms)
+
+
+def _six(parts: Iterable[float]) -> float:
+    return float(f"{math.fsum(parts):.6g}")
+
+
+class _Norms(NamedTuple):
+    """Squared norms of a part of a delta: what is summed, all of it, and how the two differ."""
+
+    summed: float
+    delta: float
+    lost: float
 
 
 @dataclasses.dataclass(frozen=True)

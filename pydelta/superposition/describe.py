@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydelta.checkpoint import TensorInfo
-from pydelta.superposition.buckets import relative_error, tensor_errors
+from pydelta.superposition.buckets import cosine, relative_error, tensor_errors
 from pydelta.superposition.files import StoreFiles
 from pydelta.superposition.form import CODES, SCALES
 from pydelta.superposition.manifest import Manifest
@@ -32,6 +33,7 @@ def describe(path: Path, files: StoreFiles) -> dict[str, Any]:
         "group": form.group,
         "exact": form.exact,
         "room": form.room,
+        **dataclasses.asdict(manifest.masking),
         "base": {"path": manifest.base_path, "fingerprint": manifest.base_fingerprint},
         "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         "sizes": _sizes(path, files),
@@ -74,7 +76,7 @@ def _model(manifest: Manifest, name: str) -> dict[str, Any]:
         "weight": model.weight,
         "norm": math.sqrt(model.norm2),
         "expected_error": _finite(error),
-        "expected_cosine": 1 / math.sqrt(1 + error),
+        "expected_cosine": cosine(model, error),
         "fingerprint": model.fingerprint,
         "tensors": {tensor: _finite(e) for tensor, e in tensor_errors(manifest, name).items()},
     }

@@ -9,12 +9,28 @@ from typing import Any
 from urllib.parse import quote
 
 from pydelta.superposition.form import Form
+from pydelta.superposition.masking import Masking
 from pydelta.superposition.rules import SUPERPOSED, Rule
 
-FORMAT, VERSION = "pydelta-superposition", 2
+FORMAT, VERSION = "pydelta-superposition", 3
 TRANSFORMS = ("none", "sign", "hadamard")
 STORE, LOG, EXACT_FOLDER = "store.json", "log.jsonl", "exact"
 _NAME_LIMIT = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """What a store leaves out of one delta, or makes good.
+
+    Attributes:
+        delta: its squared norm.
+        lost: the squared norm of what the mask changes in it.
+        left: the share of the retrieved delta's squared error that is left beside the exact residual.
+    """
+
+    delta: float
+    lost: float
+    left: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +41,9 @@ class Model:
         seed: of its keys.
         weight: its factor in the sum.
         fingerprint: of its checkpoint, over sampled bytes, or all where sums are exact.
-        norm2: squared norm of its delta over the superposed tensors.
+        norm2: squared norm of its delta over the superposed tensors, of what the mask leaves of it.
         norms: the same by tensor; a store of version 1 has none.
+        losses: superposed tensor -> what its delta loses beside others; none without mask and residual.
     """
 
     seed: int
@@ -34,10 +51,15 @@ class Model:
     fingerprint: str
     norm2: float
     norms: Mapping[str, float]
+    losses: Mapping[str, Loss] = dataclasses.field(default_factory=dict)
 
     def power(self, tensor: str | None = None) -> float:
         """The squared norm of what it adds to a sum, over all superposed tensors or one."""
         return self.weight**2 * (self.norm2 if tensor is None else self.norms[tensor])
+
+    def loss(self, tensor: str) -> Loss:
+        """Of one delta; nothing is lost where there is neither mask nor residual."""
+        return self.losses[tensor] if self.losses else Loss(self.norms[tensor], 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +90,7 @@ class Manifest:
         exponents: superposed tensor -> e, its sum being counted in units of 2^-e, where sums are exact.
         buckets: in the order in which they were begun.
         files: file -> stored tensor -> SHA-256 of its bytes; a store of version 1 has no digests.
+        masking: what of every delta is summed.
     """
 
     transform: str
@@ -85,6 +108,7 @@ class Manifest:
     models: Mapping[str, Model]
     files: Mapping[str, Mapping[str, str]]
     made_by: str
+    masking: Masking = dataclasses.field(default_factory=Masking)
     version: int = VERSION
 
     def bucket(self, model: str) -> int:
@@ -101,6 +125,7 @@ class Manifest:
             "seed": self.seed,
             "lam": self.lam,
             **dataclasses.asdict(self.form),
+            **dataclasses.asdict(self.masking),
             "base": {
                 "path": self.base_path,
                 "fingerprint": self.base_fingerprint,
@@ -114,9 +139,12 @@ class Manifest:
         return json.dumps(content, separators=(",", ":")) + "\n"
 
     def _model(self, model: Model) -> dict[str, Any]:
-        norms = [model.norms[name] for name, rule in self.rules.items() if rule.rule == SUPERPOSED]
+        names = [name for name, rule in self.rules.items() if rule.rule == SUPERPOSED]
         plain = {"seed": model.seed, "weight": model.weight, "fingerprint": model.fingerprint}
-        return {**plain, "norm2": model.norm2, "norms": norms}
+        plain |= {"norm2": model.norm2, "norms": [model.norms[name] for name in names]}
+        if not model.losses:
+            return plain
+        return {**plain, "losses": [dataclasses.astuple(model.losses[name]) for name in names]}
 
     def _tensor(self, name: str, rule: Rule) -> dict[str, Any]:
         plain = {**dataclasses.asdict(rule), "exponent": self.exponents.get(name)}

@@ -9,6 +9,7 @@ from pydelta import _check
 from pydelta.random import Key
 from pydelta.superposition.form import BITS, DTYPES, EXACT_ROOM, RATES, Form
 from pydelta.superposition.manifest import TRANSFORMS, check_model_name
+from pydelta.superposition.masking import Masking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Options:
     form: Form
     buckets: int
     weights: Mapping[str, float]
+    masking: Masking
 
     def __post_init__(self) -> None:
         if not isinstance(self.shuffle_layers, bool):

@@ -1,4 +1,4 @@
-"""``store.json`` read with suspicion, of this version of the format and of the first."""
+"""``store.json`` read with suspicion, of this version of the format and of those before."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from pydelta.superposition.manifest import (
     TRANSFORMS,
     VERSION,
     Bucket,
+    Loss,
     Manifest,
     Model,
     check_model_name,
     exact_name,
 )
+from pydelta.superposition.masking import Masking
 from pydelta.superposition.rules import BASE, EXACT, SUPERPOSED, Rule
 
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -52,7 +54,7 @@ def read_manifest(store: Path) -> Manifest:
         )
     reader = _Reader(path)
     version = reader.get(content, "version", int)
-    reader.require(version in (1, VERSION), "version", f"be 1 or {VERSION}", version)
+    reader.require(version > 0, "version", "be positive", version)
     return _manifest(reader, content, version)
 
 
@@ -87,6 +89,7 @@ def _manifest(read: _Reader, content: dict[str, Any], version: int) -> Manifest:
         models=models,
         files=files,
         made_by=read.get(content, "pydelta", str),
+        masking=read.masking(content) if version > 2 else Masking(),
         version=version,
     )
 
@@ -183,6 +186,14 @@ class _Reader:
         self.require(fits, "exact", "be false where there are bits or no room", exact)
         return Form(self.one_of(content, "dtype", tuple(DTYPES)), bits, group, exact, room)
 
+    def masking(self, content: dict[str, Any]) -> Masking:
+        fields = {name: content.get(name) for name in ("mask", "keep", "drop_large")}
+        try:
+            return Masking(**fields)
+        except (TypeError, ValueError) as error:
+            rule = str(error).partition("] ")[2]
+            raise ValueError(f"{self._path}: {rule}") from None
+
     def bucket(self, index: int, value: Any) -> Bucket:
         where = f"buckets[{index}]"
         entry = self.entry("buckets", str(index), value)
@@ -216,7 +227,21 @@ class _Reader:
             )
             self.require(fits, f"models.{name}.norms", "be one number a superposed tensor", values)
             norms = dict(zip(summed, map(float, values), strict=True))
-        return Model(self.seed(entry), weight, self.sha256(entry, "fingerprint"), norm2, norms)
+        seed, print_ = self.seed(entry), self.sha256(entry, "fingerprint")
+        return Model(seed, weight, print_, norm2, norms, self.losses(name, entry, summed))
+
+    def losses(self, name: str, entry: dict[str, Any], summed: Sequence[str]) -> dict[str, Loss]:
+        if "losses" not in entry:
+            return {}
+        values = self.get(entry, "losses", list)
+        fits = len(values) == len(summed) and all(
+            isinstance(row, list)
+            and len(row) == 3
+            and all(type(x) in (int, float) and 0 <= x <= sys.float_info.max for x in row)
+            for row in values
+        )
+        self.require(fits, f"models.{name}.losses", "be three numbers a superposed tensor", values)
+        return {tensor: Loss(*map(float, row)) for tensor, row in zip(summed, values, strict=True)}
 
     def exponent(self, name: str, entry: dict[str, Any]) -> int:
         value = entry.get("exponent")

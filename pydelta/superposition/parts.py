@@ -5,9 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from pydelta.checkpoint.workspace import PART_BYTES
 from pydelta.superposition.rules import Rule
+
+if TYPE_CHECKING:
+    from pydelta.masks import Ready
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +24,7 @@ class Part:
         sources: model -> the tensor whose delta it puts there.
         rule: theirs.
         start, shape: see :func:`cut`.
+        masks: model -> what of its delta is summed; none where all is.
     """
 
     place: str
@@ -26,6 +32,7 @@ class Part:
     rule: Rule
     start: int
     shape: tuple[int, ...]
+    masks: Mapping[str, Future[Ready]] = dataclasses.field(default_factory=dict)
 
 
 def cut(rule: Rule, bytes_per_element: int) -> Iterator[tuple[int, tuple[int, ...]]]:

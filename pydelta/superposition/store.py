@@ -43,6 +43,9 @@ class Superposition(Contents):
         group: str | int = "row",
         exact: bool = False,
         room: int | None = None,
+        mask: str | None = None,
+        keep: float | None = None,
+        drop_large: float | None = None,
         lam: float = 1.0,
         weights: Mapping[str, float] | None = None,
         input_dims: Mapping[str, int] | None = None,
@@ -68,6 +71,12 @@ class Superposition(Contents):
             group: with codes, "row" or the number of elements that share a scale.
             exact: keep the sum in 32-bit fixed point: adding and removing models is exact in any order.
             room: models that codes or an exact sum may hold; by default 1 / rate, the largest bucket, or 64.
+            mask: what of every superposed delta is summed, also of models that are added later: "magnitude"
+                (the largest elements), "breadcrumbs" (Model Breadcrumbs, arXiv 2312.06795: the largest but
+                the very largest) or "random" (DARE, arXiv 2311.03099: what stays is divided by ``keep``); by
+                default all of it.
+            keep: the fraction of a tensor's elements that the mask keeps, in (0, 1].
+            drop_large: the fraction of the largest that breadcrumbs drop; by default 0.01.
             lam: lambda, the factor of a retrieved delta; 1 is unbiased.
             weights: model -> factor of its delta in the sum, positive, 1 by default; :meth:`retrieve` divides
                 by it, so a heavier model comes back cleaner, at the cost of the others.
@@ -84,13 +93,15 @@ class Superposition(Contents):
             OSError: a file cannot be read or written.
         """
         from pydelta.superposition.compress import create
+        from pydelta.superposition.masking import Masking
         from pydelta.superposition.options import Dial, Options, weights_of
 
         dial = Dial(dtype, rate, bits, buckets, group, exact, room)
         given = weights_of(models, weights)
         form, number = dial.turn(len(given))
         chosen = form.transform if transform is None else transform
-        options = Options(chosen, shuffle_layers, seed, lam, form, number, given)
+        masking = Masking(mask, keep, drop_large)
+        options = Options(chosen, shuffle_layers, seed, lam, form, number, given, masking)
         path = create(base, models, out, options, input_dims=input_dims, force=force, show=progress)
         return cls.open(path)
 

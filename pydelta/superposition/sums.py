@@ -86,9 +86,10 @@ class Sums:
 
     def _start(self, workers: Workers, place: str, rule: Rule, writer: Writer, totals: Writer) -> None:
         sources = {model: table[place] for model, table in self._sources.items()}
-        width = ITEMSIZE[rule.dtype] * (len(sources) + len(set(sources.values()))) + 4
+        masks = self._summer.masks(sources, workers)
+        width = ITEMSIZE[rule.dtype] * (len(sources) + len(set(sources.values()))) + 4 * (1 + len(masks))
         for start, shape in cut(rule, width):
-            part = Part(place, sources, rule, start, shape)
+            part = Part(place, sources, rule, start, shape, masks)
             job = functools.partial(self._run, part, writer, totals)
             (workers.part if rule.dim else workers.alone)(job)
 
