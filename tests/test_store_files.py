@@ -109,8 +109,8 @@ def edit(path, change):
 BAD_FIELDS = {
     "format": (lambda c: c.update(format="zip"), "format must be 'pydelta-superposition'"),
     "newer": (
-        lambda c: c.update(version=3, pydelta="9.9"),
-        "version 3 of the format was written by a newer pydelta",
+        lambda c: c.update(version=4, pydelta="9.9"),
+        "version 4 of the format was written by a newer pydelta",
     ),
     "version": (lambda c: c.update(version="1"), "version must be a JSON value of type int, got '1'"),
     "transform": (

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from pydelta.superposition.form import Form
 from pydelta.superposition.rules import SUPERPOSED, Rule
 
-FORMAT, VERSION = "pydelta-superposition", 2
+FORMAT, VERSION = "pydelta-superposition", 3
 TRANSFORMS = ("none", "sign", "hadamard")
 STORE, LOG, EXACT_FOLDER = "store.json", "log.jsonl", "exact"
 _NAME_LIMIT = 200
@@ -27,6 +27,7 @@ class Model:
         fingerprint: of its checkpoint, over sampled bytes, or all where sums are exact.
         norm2: squared norm of its delta over the superposed tensors.
         norms: the same by tensor; a store of version 1 has none.
+        lams: superposed tensor -> its calibrated factor of lambda; a tensor that is not there has 1.
     """
 
     seed: int
@@ -34,10 +35,15 @@ class Model:
     fingerprint: str
     norm2: float
     norms: Mapping[str, float]
+    lams: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def power(self, tensor: str | None = None) -> float:
         """The squared norm of what it adds to a sum, over all superposed tensors or one."""
         return self.weight**2 * (self.norm2 if tensor is None else self.norms[tensor])
+
+    def lam(self, tensor: str, lam: float) -> float:
+        """The factor of its retrieved delta of a tensor, from the store's lambda or another."""
+        return lam * self.lams.get(tensor, 1.0) / self.weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +100,7 @@ class Manifest:
     def dump(self) -> str:
         content = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": self._needed(),
             "pydelta": self.made_by,
             "transform": self.transform,
             "shuffle_layers": self.shuffle_layers,
@@ -113,10 +119,15 @@ class Manifest:
         }
         return json.dumps(content, separators=(",", ":")) + "\n"
 
+    def _needed(self) -> int:
+        """The oldest version of the format that has all that is used here."""
+        return VERSION if any(model.lams for model in self.models.values()) else 2
+
     def _model(self, model: Model) -> dict[str, Any]:
-        norms = [model.norms[name] for name, rule in self.rules.items() if rule.rule == SUPERPOSED]
+        summed = [name for name, rule in self.rules.items() if rule.rule == SUPERPOSED]
         plain = {"seed": model.seed, "weight": model.weight, "fingerprint": model.fingerprint}
-        return {**plain, "norm2": model.norm2, "norms": norms}
+        found = {**plain, "norm2": model.norm2, "norms": [model.norms[name] for name in summed]}
+        return found | ({"lams": [model.lams.get(name) for name in summed]} if model.lams else {})
 
     def _tensor(self, name: str, rule: Rule) -> dict[str, Any]:
         plain = {**dataclasses.asdict(rule), "exponent": self.exponents.get(name)}

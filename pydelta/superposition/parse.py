@@ -1,7 +1,8 @@
-"""``store.json`` read with suspicion, of this version of the format and of the first."""
+"""``store.json`` read with suspicion, of this version of the format and of those before."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ def read_manifest(store: Path) -> Manifest:
         )
     reader = _Reader(path)
     version = reader.get(content, "version", int)
-    reader.require(version in (1, VERSION), "version", f"be 1 or {VERSION}", version)
+    reader.require(1 <= version <= VERSION, "version", f"lie in [1, {VERSION}]", version)
     return _manifest(reader, content, version)
 
 
@@ -63,6 +64,11 @@ def _manifest(read: _Reader, content: dict[str, Any], version: int) -> Manifest:
     rules = {name: read.rule(name, entry) for name, entry in tensors.items()}
     summed = [name for name, rule in rules.items() if rule.rule == SUPERPOSED]
     models = {name: read.model(name, entry, summed if version > 1 else []) for name, entry in entries.items()}
+    if version > 2:
+        models = {
+            name: dataclasses.replace(model, lams=read.lams(name, entries[name], summed))
+            for name, model in models.items()
+        }
     if version == 1:
         form = Form(read.one_of(content, "dtype", tuple(DTYPES)))
         buckets, files = _first(read, content, list(models))
@@ -217,6 +223,17 @@ class _Reader:
             self.require(fits, f"models.{name}.norms", "be one number a superposed tensor", values)
             norms = dict(zip(summed, map(float, values), strict=True))
         return Model(self.seed(entry), weight, self.sha256(entry, "fingerprint"), norm2, norms)
+
+    def lams(self, name: str, entry: dict[str, Any], summed: Sequence[str]) -> dict[str, float]:
+        """Calibrated factors; null where a tensor has none, no list where the model has none."""
+        if "lams" not in entry:
+            return {}
+        values = self.get(entry, "lams", list)
+        fits = len(values) == len(summed) and all(
+            x is None or (type(x) in (int, float) and 0 <= x <= 1) for x in values
+        )
+        self.require(fits, f"models.{name}.lams", "be a factor in [0, 1] or null a superposed tensor", values)
+        return {tensor: float(x) for tensor, x in zip(summed, values, strict=True) if x is not None}
 
     def exponent(self, name: str, entry: dict[str, Any]) -> int:
         value = entry.get("exponent")
