@@ -23,7 +23,7 @@ folder, action = Path(sys.argv[1]), sys.argv[2]
 
 def act(store):
     if action == "add":
-        change.add(store, "m2", folder / "m2.safetensors", base=None, weight=1.0, show=False)
+        change.add(store, "m2", folder / "m2.safetensors", base=None, weight=1.0, calibration=None, show=False)
     elif action == "remove":
         change.remove(store, "m1", folder / "m1.safetensors", base=None, show=False)
     else:
@@ -69,7 +69,7 @@ def check(store):
     if content(store) == before:
         act(store)
     assert content(store) == after
-    change.add(store, "m3", folder / "m3.safetensors", base=None, weight=1.0, show=False)
+    change.add(store, "m3", folder / "m3.safetensors", base=None, weight=1.0, calibration=None, show=False)
     named = {"store.json", "log.jsonl", *json.loads((store / "store.json").read_text())["files"]}
     assert {str(p.relative_to(store)) for p in store.rglob("*") if p.is_file()} == named
 

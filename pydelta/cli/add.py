@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from pydelta.cli.calibration import add_calibration_flag, calibration_files
 from pydelta.cli.compress import Commands, positive, split_model
 from pydelta.superposition import Superposition
 
@@ -19,6 +20,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--weight", type=positive, default=1.0, metavar="W", help="of its delta in the sum; default: 1"
     )
+    add_calibration_flag(parser)
     parser.set_defaults(run=run, fail=parser.error)
 
 
@@ -39,9 +41,10 @@ def run(args: argparse.Namespace) -> int:
     name, path = split_model(args.model)
     if not name or not path:
         args.fail(f"--model must be NAME=PATH or PATH, got {args.model!r}")
+    calibration = calibration_files(args, [name]).get(name)
     store = Superposition.open(args.store)
     options = {"base": args.base, "weight": args.weight, "progress": not args.quiet}
-    report(store.add(name, path, **options), args)
+    report(store.add(name, path, calibration=calibration, **options), args)
     return 0
 
 

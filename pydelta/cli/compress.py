@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from pydelta.cli.calibration import add_calibration_flag, calibration_files
 from pydelta.superposition import Superposition
 from pydelta.superposition.form import BITS, RATES
 from pydelta.superposition.masking import MASKS
@@ -54,6 +55,7 @@ def add(commands: Commands) -> None:
         metavar="X",
         help="factor of a retrieved delta; default: %(default)s",
     )
+    add_calibration_flag(parser)
     add_output_flags(parser)
     parser.set_defaults(run=run, fail=parser.error)
 
@@ -132,6 +134,7 @@ def run(args: argparse.Namespace) -> int:
         keep=args.keep,
         drop_large=args.drop_large,
         lam=args.lam,
+        calibration=calibration_files(args, models),
         force=args.force,
         progress=not args.quiet,
     )

@@ -107,9 +107,13 @@ def _store_lines(found: dict[str, Any]) -> list[str]:
     masked = [name for name in ("mask", "keep", "drop_large") if found[name] is not None]
     settings = ("transform", "shuffle_layers", "seed", "lam", *form, *masked)
     measured = {name: model for name, model in found["models"].items() if "measured_error" in model}
-    rows = [{"measured_error": "", "model": name, **model} for name, model in found["models"].items()]
+    rows = [
+        {"measured_error": "", "model": name, **model, "calibrated": model["calibrated"] or 1.0}
+        for name, model in found["models"].items()
+    ]
     columns = ["bucket", "weight", "norm", "expected_error", "expected_cosine"]
     columns[4:4] = ["measured_error"] if measured else []
+    columns += ["calibrated"] if any(model["calibrated"] for model in found["models"].values()) else []
     tensors = [{**row, **_errors(found["models"], measured, row["name"])} for row in found["tensors"]]
     sizes = [{"bytes of": name.replace("_", " "), "": round(n)} for name, n in found["sizes"].items() if n]
     return [
@@ -156,6 +160,8 @@ def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> list[str]:
 def _cell(value: object) -> str:
     if value is None:
         return "infinite"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_cell(number)}" for name, number in value.items())
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

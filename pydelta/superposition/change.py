@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pydelta._progress import progress
+from pydelta.calibration import Calibration
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.workers import Workers
@@ -16,6 +17,7 @@ from pydelta.superposition.buckets import open_bucket
 from pydelta.superposition.commit import Change, changing
 from pydelta.superposition.delta import Summer
 from pydelta.superposition.files import open_base
+from pydelta.superposition.lambdas import calibrations_of, check_calibration, fit_lambdas
 from pydelta.superposition.manifest import Bucket, Manifest, Model, exact_name
 from pydelta.superposition.options import weights_of
 from pydelta.superposition.rules import check_same
@@ -26,9 +28,19 @@ from pydelta.superposition.verify import fault
 Buckets = tuple[Bucket, ...]
 
 
-def add(store: Path, name: str, path: Pathlike, *, base: Pathlike | None, weight: float, show: bool) -> None:
+def add(
+    store: Path,
+    name: str,
+    path: Pathlike,
+    *,
+    base: Pathlike | None,
+    weight: float,
+    calibration: Pathlike | Calibration | None,
+    show: bool,
+) -> None:
     """See :meth:`Superposition.add`."""
     weight = weights_of([name], {name: weight})[name]
+    calibrations = calibrations_of(None if calibration is None else {name: calibration}, [name])
     with changing(store) as change:
         manifest, form = change.manifest, change.manifest.form
         if name in manifest.models:
@@ -38,6 +50,8 @@ def add(store: Path, name: str, path: Pathlike, *, base: Pathlike | None, weight
         if form.exact and len(held) == form.room:
             raise ValueError(f"{store}: its exact sum has room for {form.room} models, and holds as many")
         origin, tuned = _open(change, base, name, path)
+        for seen in calibrations.values():
+            check_calibration(name, seen, manifest.rules)
         with progress(f"add {name}", origin.nbytes, show) as advance, Workers(advance) as workers:
             build.check_base(store, origin, manifest, workers)
             summer = _summer(manifest, origin, name, tuned, weight, manifest.seed)
@@ -51,6 +65,7 @@ def add(store: Path, name: str, path: Pathlike, *, base: Pathlike | None, weight
         at = len(manifest.buckets) if index is None else index
         buckets = (*manifest.buckets[:at], sums.entry(models, final), *manifest.buckets[at + 1 :])
         new = _changed(manifest, buckets, {**manifest.models, name: model}, stored)
+        new = fit_lambdas(store, new, origin, {name: tuned}, calibrations, show=show, fresh=change.folder)
         change.commit(new, "add", stored, model=name, path=os.fspath(path), base=str(origin.path))
 
 

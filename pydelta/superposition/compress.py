@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydelta import __version__
 from pydelta._progress import progress
+from pydelta.calibration import Calibration
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.digest import fingerprint, tensor_digest
 from pydelta.checkpoint.staging import Pathlike, check_output, staged
@@ -19,6 +20,7 @@ from pydelta.superposition.buckets import spread
 from pydelta.superposition.commit import write_text
 from pydelta.superposition.delta import Summer
 from pydelta.superposition.files import stamps
+from pydelta.superposition.lambdas import check_calibration, fit_lambdas
 from pydelta.superposition.log import log_line, writing_alone
 from pydelta.superposition.manifest import LOG, STORE, Manifest, Model, exact_name
 from pydelta.superposition.options import Options
@@ -33,6 +35,7 @@ def create(
     options: Options,
     *,
     input_dims: Mapping[str, int] | None,
+    calibrations: Mapping[str, Calibration],
     force: bool,
     show: bool,
 ) -> Path:
@@ -43,11 +46,14 @@ def create(
     check_same(origin, tuned)
     rules = rules_of(origin, input_dims)
     build.check_group(rules, options.form.group)
+    for name, calibration in calibrations.items():
+        check_calibration(name, calibration, rules)
     # A store that is replaced waits for whoever changes it.
     waiting = writing_alone(target) if (target / STORE).is_file() else contextlib.nullcontext()
     with waiting, staged(target, force=force) as folder:
         folder.mkdir()
         manifest = _Compression(folder, origin, tuned, rules, options).run(show)
+        manifest = fit_lambdas(folder, manifest, origin, tuned, calibrations, show=show)
         paths = {name: os.fspath(path) for name, path in models.items()}
         write_text(folder / STORE, manifest.dump())
         write_text(folder / LOG, log_line("create", base=os.fspath(base), models=paths))

@@ -96,7 +96,7 @@ class Contents:
     def measure(
         self, name: str, path: Pathlike, *, base: Pathlike | None = None, progress: bool = False
     ) -> dict[str, float | None]:
-        """The true relative squared error of a model's retrieved delta at lambda 1.
+        """The true relative squared error of a model's retrieved delta at lambda 1, not calibrated.
 
         Args:
             name: of the model.

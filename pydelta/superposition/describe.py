@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,13 @@ def _model(manifest: Manifest, name: str) -> dict[str, Any]:
         "expected_cosine": cosine(model, error),
         "fingerprint": model.fingerprint,
         "tensors": {tensor: _finite(e) for tensor, e in tensor_errors(manifest, name).items()},
+        "calibrated": _spread(list(model.lams.values())),
     }
+
+
+def _spread(lams: list[float]) -> dict[str, float] | None:
+    """Of calibrated factors."""
+    return {"min": min(lams), "median": statistics.median(lams), "max": max(lams)} if lams else None
 
 
 def _finite(error: float) -> float | None:

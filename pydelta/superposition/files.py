@@ -43,15 +43,18 @@ class StoreFiles:
     """The files of tensors that a store's ``store.json`` names, held open: a store that changes while
     somebody reads it stays for the reader what it was.
 
+    Args:
+        fresh: where files lie that the store is about to get.
+
     Raises:
         OSError: a file is missing.
         ValueError: a file is not sound or does not hold what it must.
     """
 
-    def __init__(self, store: Path, manifest: Manifest) -> None:
+    def __init__(self, store: Path, manifest: Manifest, fresh: Path | None = None) -> None:
         self.manifest = manifest
         self._slots: dict[str, dict[str, str]] = {}
-        held = {file: Checkpoint(store / file, hold=True) for file in manifest.files}
+        held = {file: Checkpoint(_place(file, store, fresh), hold=True) for file in manifest.files}
         self.exact = {model: held[exact_name(model)] for model in manifest.models}
         kept = [
             TensorInfo(n, rule.dtype, rule.shape) for n, rule in manifest.rules.items() if rule.rule == EXACT
@@ -75,6 +78,10 @@ class StoreFiles:
             seed = manifest.models[model].seed
             self._slots[model] = slots(manifest.rules, seed, model, manifest.shuffle_layers)
         return self._slots[model]
+
+
+def _place(file: str, store: Path, fresh: Path | None) -> Path:
+    return fresh / file if fresh is not None and (fresh / file).is_file() else store / file
 
 
 def _home(files: list[Checkpoint]) -> dict[str, Checkpoint]:

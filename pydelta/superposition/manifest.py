@@ -44,6 +44,7 @@ class Model:
         norm2: squared norm of its delta over the superposed tensors, of what the mask leaves of it.
         norms: the same by tensor; a store of version 1 has none.
         losses: superposed tensor -> what its delta loses beside others; none without mask and residual.
+        lams: superposed tensor -> its calibrated factor of lambda; a tensor that is not there has 1.
     """
 
     seed: int
@@ -52,6 +53,7 @@ class Model:
     norm2: float
     norms: Mapping[str, float]
     losses: Mapping[str, Loss] = dataclasses.field(default_factory=dict)
+    lams: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def power(self, tensor: str | None = None) -> float:
         """The squared norm of what it adds to a sum, over all superposed tensors or one."""
@@ -60,6 +62,10 @@ class Model:
     def loss(self, tensor: str) -> Loss:
         """Of one delta; nothing is lost where there is neither mask nor residual."""
         return self.losses[tensor] if self.losses else Loss(self.norms[tensor], 0.0)
+
+    def lam(self, tensor: str, lam: float) -> float:
+        """The factor of its retrieved delta of a tensor, from the store's lambda or another."""
+        return lam * self.lams.get(tensor, 1.0) / self.weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +145,14 @@ class Manifest:
         return json.dumps(content, separators=(",", ":")) + "\n"
 
     def _model(self, model: Model) -> dict[str, Any]:
-        names = [name for name, rule in self.rules.items() if rule.rule == SUPERPOSED]
-        plain = {"seed": model.seed, "weight": model.weight, "fingerprint": model.fingerprint}
-        plain |= {"norm2": model.norm2, "norms": [model.norms[name] for name in names]}
-        if not model.losses:
-            return plain
-        return {**plain, "losses": [dataclasses.astuple(model.losses[name]) for name in names]}
+        summed = [name for name, rule in self.rules.items() if rule.rule == SUPERPOSED]
+        found: dict[str, Any] = {"seed": model.seed, "weight": model.weight, "fingerprint": model.fingerprint}
+        found |= {"norm2": model.norm2, "norms": [model.norms[name] for name in summed]}
+        if model.losses:
+            found["losses"] = [dataclasses.astuple(model.losses[name]) for name in summed]
+        if model.lams:
+            found["lams"] = [model.lams.get(name) for name in summed]
+        return found
 
     def _tensor(self, name: str, rule: Rule) -> dict[str, Any]:
         plain = {**dataclasses.asdict(rule), "exponent": self.exponents.get(name)}

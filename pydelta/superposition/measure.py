@@ -20,7 +20,8 @@ def measure(
     store: Path, files: StoreFiles, name: str, path: Pathlike, *, base: Pathlike | None, show: bool
 ) -> dict[str, float | None]:
     """See :meth:`Superposition.measure`."""
-    retrieval, tuned, work = Retrieval(store, files, name, base, 1.0), Checkpoint(path), Workspace()
+    retrieval = Retrieval(store, files, name, base, 1.0, calibrated=False)
+    tuned, work = Checkpoint(path), Workspace()
     check_same(retrieval.base, {name: tuned})
     names = [tensor for tensor, rule in files.manifest.rules.items() if rule.rule == SUPERPOSED]
     squares: dict[str, list[tuple[float, float]]] = {tensor: [] for tensor in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Sequence
@@ -65,6 +66,11 @@ def _manifest(read: _Reader, content: dict[str, Any], version: int) -> Manifest:
     rules = {name: read.rule(name, entry) for name, entry in tensors.items()}
     summed = [name for name, rule in rules.items() if rule.rule == SUPERPOSED]
     models = {name: read.model(name, entry, summed if version > 1 else []) for name, entry in entries.items()}
+    if version > 2:
+        models = {
+            name: dataclasses.replace(model, lams=read.lams(name, entries[name], summed))
+            for name, model in models.items()
+        }
     if version == 1:
         form = Form(read.one_of(content, "dtype", tuple(DTYPES)))
         buckets, files = _first(read, content, list(models))
@@ -242,6 +248,17 @@ class _Reader:
         )
         self.require(fits, f"models.{name}.losses", "be three numbers a superposed tensor", values)
         return {tensor: Loss(*map(float, row)) for tensor, row in zip(summed, values, strict=True)}
+
+    def lams(self, name: str, entry: dict[str, Any], summed: Sequence[str]) -> dict[str, float]:
+        """Calibrated factors; null where a tensor has none, no list where the model has none."""
+        if "lams" not in entry:
+            return {}
+        values = self.get(entry, "lams", list)
+        fits = len(values) == len(summed) and all(
+            x is None or (type(x) in (int, float) and 0 <= x <= 1) for x in values
+        )
+        self.require(fits, f"models.{name}.lams", "be a factor in [0, 1] or null a superposed tensor", values)
+        return {tensor: float(x) for tensor, x in zip(summed, values, strict=True) if x is not None}
 
     def exponent(self, name: str, entry: dict[str, Any]) -> int:
         value = entry.get("exponent")

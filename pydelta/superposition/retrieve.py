@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -33,13 +34,24 @@ Sink = Callable[[str, torch.Tensor, int], object]
 class Retrieval:
     """One model of a store, part by part.
 
+    Args:
+        lam: lambda; by default the store's.
+        calibrated: multiply it with the model's calibrated factors.
+
     Raises:
         OSError: a file cannot be read.
         ValueError: the model or the base is not the store's, or a file of the store is not sound.
     """
 
     def __init__(
-        self, store: Path, files: StoreFiles, name: str, base: Pathlike | None, lam: float | None
+        self,
+        store: Path,
+        files: StoreFiles,
+        name: str,
+        base: Pathlike | None,
+        lam: float | None,
+        *,
+        calibrated: bool = True,
     ) -> None:
         manifest = files.manifest
         if name not in manifest.models:
@@ -49,6 +61,8 @@ class Retrieval:
         self.base = open_base(store, manifest, base)
         self._store, self._manifest = store, manifest
         self._name, self._model = name, manifest.models[name]
+        if not calibrated:
+            self._model = dataclasses.replace(self._model, lams={})
         self._sums = Stored(files, manifest.bucket(name))
         self._exact = files.exact[name]
         self._slots = files.slots(name)
@@ -108,7 +122,7 @@ class Retrieval:
             self.base.read(name, self._work.get("base", shape, dtype), start),
             self._sums.part(place, start, shape),
             key(self._model.seed, "signs", self._name, name),
-            lam=self.lam / self._model.weight,
+            lam=self._model.lam(name, self.lam),
             transform=self._manifest.transform,
             dim=input_axis(rule),
             out=self._work.get("tuned", shape, dtype),

@@ -18,7 +18,7 @@ class Source(NamedTuple):
     Attributes:
         superposed: the bucket's sum, of the base's shape, or its codes, whose rows run along the input axis.
         key: of the model's signs for this tensor.
-        lam: lambda over the model's weight.
+        lam: lambda times the calibrated factor, over the model's weight.
     """
 
     superposed: torch.Tensor | Quantized
@@ -31,4 +31,4 @@ def source(files: StoreFiles, model: str, tensor: str) -> Source:
     manifest = files.manifest
     entry = manifest.models[model]
     superposed = Stored(files, manifest.bucket(model)).tensor(files.slots(model)[tensor])
-    return Source(superposed, key(entry.seed, "signs", model, tensor), manifest.lam / entry.weight)
+    return Source(superposed, key(entry.seed, "signs", model, tensor), entry.lam(tensor, manifest.lam))

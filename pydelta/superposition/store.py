@@ -15,6 +15,7 @@ from pydelta.superposition.parse import read_manifest
 if TYPE_CHECKING:
     import torch
 
+    from pydelta.calibration import Calibration
     from pydelta.superposition.serving import Bank
 
 Pathlike = str | os.PathLike[str]
@@ -48,6 +49,7 @@ class Superposition(Contents):
         drop_large: float | None = None,
         lam: float = 1.0,
         weights: Mapping[str, float] | None = None,
+        calibration: Mapping[str, Pathlike | Calibration] | None = None,
         input_dims: Mapping[str, int] | None = None,
         force: bool = False,
         progress: bool = False,
@@ -80,6 +82,9 @@ class Superposition(Contents):
             lam: lambda, the factor of a retrieved delta; 1 is unbiased.
             weights: model -> factor of its delta in the sum, positive, 1 by default; :meth:`retrieve` divides
                 by it, so a heavier model comes back cleaner, at the cost of the others.
+            calibration: model -> a calibration of the tuned model, or its file, made with
+                ``Calibrator(model, base=...)``: lambda is multiplied, tensor by tensor, with the factor that
+                is best in output space, and with 1 for tensors and models without one.
             input_dims: shell patterns of tensor names -> input axis, where it is not the last one. Layers of
                 GPT-2's kind, whose weights are (in, out), are known by the config's ``model_type``.
             force: replace an existing store.
@@ -93,16 +98,20 @@ class Superposition(Contents):
             OSError: a file cannot be read or written.
         """
         from pydelta.superposition.compress import create
+        from pydelta.superposition.lambdas import calibrations_of
         from pydelta.superposition.masking import Masking
         from pydelta.superposition.options import Dial, Options, weights_of
 
         dial = Dial(dtype, rate, bits, buckets, group, exact, room)
         given = weights_of(models, weights)
+        seen = calibrations_of(calibration, given)
         form, number = dial.turn(len(given))
         chosen = form.transform if transform is None else transform
         masking = Masking(mask, keep, drop_large)
         options = Options(chosen, shuffle_layers, seed, lam, form, number, given, masking)
-        path = create(base, models, out, options, input_dims=input_dims, force=force, show=progress)
+        path = create(
+            base, models, out, options, input_dims=input_dims, calibrations=seen, force=force, show=progress
+        )
         return cls.open(path)
 
     @classmethod
@@ -153,7 +162,7 @@ class Superposition(Contents):
         force: bool = False,
         progress: bool = False,
     ) -> Path | dict[str, torch.Tensor]:
-        """Gets one model back: base + lam * T^-1(S).
+        """Gets one model back: base + lam * T^-1(S), lam times the calibrated factors where there are some.
 
         Args:
             name: of the model.
@@ -188,6 +197,7 @@ class Superposition(Contents):
         *,
         base: Pathlike | None = None,
         weight: float = 1.0,
+        calibration: Pathlike | Calibration | None = None,
         progress: bool = False,
     ) -> Superposition:
         """Adds a model to the store on disk; the others' codes and sums stay, or get its delta added.
@@ -200,6 +210,8 @@ class Superposition(Contents):
             path: a checkpoint with the names, shapes and dtypes of the base.
             base: where the store's base is; by default where it was.
             weight: factor of its delta in the sum.
+            calibration: as in :meth:`create`, of this model. The others' factors stay: what the new delta
+                adds to their interference makes them a little too large.
             progress: draw a bar on stderr if that is a terminal.
 
         Returns:
@@ -213,7 +225,7 @@ class Superposition(Contents):
         """
         from pydelta.superposition.change import add
 
-        add(self.path, name, path, base=base, weight=weight, show=progress)
+        add(self.path, name, path, base=base, weight=weight, calibration=calibration, show=progress)
         return self.open(self.path)
 
     def remove(
