@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from pydelta.deltafile import rice
+from pydelta import _rice
+from pydelta._elements import bits, count, take
 from pydelta.deltafile.codes import SCALES, add_codes, quantize_delta
 from pydelta.deltafile.manifest import BASE, CODED, QUANTIZED, RANDOM, WHOLE, Coding, Rule
-from pydelta.deltafile.selection import bits, changed, count, kept_deltas, random_mask, rescaled, take
+from pydelta.deltafile.selection import changed, kept_deltas, random_mask, rescaled
 from pydelta.masks import Mask, RandomMask
 
 
@@ -76,7 +77,7 @@ def _coded(tuned: torch.Tensor, base: torch.Tensor, mask: torch.Tensor) -> Entry
     size = count(mask)
     if size == 0:
         return Entry(Rule(BASE))
-    parameter, code = rice.encode(mask.numpy())
+    parameter, code = _rice.encode(mask.numpy())
     if size * tuned.element_size() + code.size < tuned.nbytes:
         return Entry(Rule(CODED, parameter), (take(tuned, mask), torch.from_numpy(code)))
     whole = torch.where(mask, bits(tuned), bits(base)).view(tuned.dtype).view(tuned.shape)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
+from pydelta._elements import put, take
 from pydelta.checkpoint.memory import TORCH, buffer
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.deltafile.manifest import BASE
 from pydelta.deltafile.reader import DeltaFile
 from pydelta.deltafile.restore import new_values
-from pydelta.deltafile.selection import put, take
 
 
 def apply(file: Pathlike, state_dict: Mapping[str, torch.Tensor]) -> None:

@@ -96,8 +96,9 @@ class DeltaFile:
         """
         import torch
 
-        from pydelta.deltafile import rice
-        from pydelta.deltafile.selection import count, random_mask
+        from pydelta import _rice
+        from pydelta._elements import count
+        from pydelta.deltafile.selection import random_mask
         from pydelta.masks import RandomMask
 
         rule, size = self.manifest.rules[name], math.prod(self.tensors[name].shape)
@@ -107,7 +108,7 @@ class DeltaFile:
         if rule.rule == CODED:
             code = self._file.tensor(stored_name("places", name)).numpy()
             try:
-                return torch.from_numpy(rice.decode(code, rule.rice or 0, given, size)).to(device)
+                return torch.from_numpy(_rice.decode(code, rule.rice or 0, given, size)).to(device)
             except ValueError as error:
                 raise ValueError(f"{self.path}: tensor {name!r}: {error}") from None
         mask = self.manifest.mask_of(name)
@@ -121,7 +122,7 @@ class DeltaFile:
         """Two tensors are stored the same way with the same bytes."""
         import torch
 
-        from pydelta.deltafile.selection import bits
+        from pydelta._elements import bits
 
         rule = self.manifest.rules[a]
         named = rule.rule == RANDOM or (rule.rule == QUANTIZED and self.manifest.transform != NONE)

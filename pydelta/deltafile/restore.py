@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from pydelta._elements import put, take
 from pydelta._progress import progress
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.digest import tensor_digest
@@ -17,7 +18,7 @@ from pydelta.checkpoint.writer import Shards
 from pydelta.deltafile.codes import add_codes
 from pydelta.deltafile.manifest import BASE, QUANTIZED, RANDOM, WHOLE
 from pydelta.deltafile.reader import DeltaFile
-from pydelta.deltafile.selection import put, rescaled, take
+from pydelta.deltafile.selection import rescaled
 
 
 def patch(base: Pathlike, file: Pathlike, out: Pathlike, *, force: bool, show: bool) -> Path:

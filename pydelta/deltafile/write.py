@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import tempfile
 from pathlib import Path
-from typing import BinaryIO
-
-import torch
 
 from pydelta._progress import progress
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.digest import fingerprint, tensor_digest
-from pydelta.checkpoint.header import ITEMSIZE
-from pydelta.checkpoint.memory import NAMES, TORCH, buffer
 from pydelta.checkpoint.names import FLOATS
 from pydelta.checkpoint.staging import Pathlike, check_output, staged
+from pydelta.checkpoint.waiting import Waiting
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import check_finite
-from pydelta.checkpoint.writer import Writer, writing
+from pydelta.checkpoint.writer import writing
 from pydelta.deltafile.encode import Entry, encode, encode_quantized
 from pydelta.deltafile.manifest import STORED, WHOLE, BaseTensor, Manifest, Rule, stored_name
 from pydelta.deltafile.options import Options
-
-_CHUNK = 1 << 22
 
 
 def write(
@@ -39,24 +32,24 @@ def write(
         raise ValueError(f"{model.path}: no tensor has name, shape and dtype of one of {origin.path}")
     with (
         staged(target, force=force) as new,
-        # What is stored is known in the end alone: until then it waits in a file without a name.
-        tempfile.TemporaryFile(dir=new.parent) as waiting,
+        Waiting(new.parent) as waiting,
         progress("diff", model.nbytes, show) as advance,
         Workers(advance) as workers,
     ):
         digests = {n: workers.begin(functools.partial(tensor_digest, origin, n)) for n in origin.names}
-        manifest, stored = options.manifest(), []
+        manifest = options.manifest()
         for info in model.tensors.values():
             entry = _encode(origin, model, info, manifest)
             manifest.rules[info.name] = entry.rule
-            stored += _keep(waiting, info, entry)
+            for kind, x in zip(STORED[entry.rule.rule], entry.stored, strict=True):
+                waiting.add(stored_name(kind, info.name), x)
             advance(info.nbytes)
         for info in origin.tensors.values():
             manifest.base[info.name] = BaseTensor(info.dtype, info.shape, digests[info.name].result())
         whole = fingerprint(origin, {name: tensor.sha256 for name, tensor in manifest.base.items()})
         head = dataclasses.replace(manifest, fingerprint=whole).metadata()
-        with writing(new.parent, {new.name: stored}, {new.name: head}) as writer:
-            _release(waiting, stored, writer)
+        with writing(new.parent, {new.name: waiting.tensors}, {new.name: head}) as writer:
+            waiting.release(writer)
     return target
 
 
@@ -81,22 +74,3 @@ def _encode(base: Checkpoint, model: Checkpoint, info: TensorInfo, manifest: Man
         return encode(tuned, origin, manifest.mask_of(info.name) if lossy else None)
     except ValueError as error:
         raise ValueError(f"{model.home(info.name).path}: tensor {info.name!r}: {error}") from None
-
-
-def _keep(waiting: BinaryIO, info: TensorInfo, entry: Entry) -> list[TensorInfo]:
-    """Puts aside what is stored of a tensor, and gives it names."""
-    kept = []
-    for kind, x in zip(STORED[entry.rule.rule], entry.stored, strict=True):
-        kept.append(TensorInfo(stored_name(kind, info.name), NAMES[x.dtype], tuple(x.shape)))
-        waiting.write(buffer(x))
-    return kept
-
-
-def _release(waiting: BinaryIO, stored: list[TensorInfo], writer: Writer) -> None:
-    waiting.seek(0)
-    for info in stored:
-        count = info.nbytes // ITEMSIZE[info.dtype]
-        for start in range(0, max(count, 1), _CHUNK):
-            part = torch.empty(min(_CHUNK, count - start), dtype=TORCH[info.dtype])
-            waiting.readinto(buffer(part))  # type: ignore[attr-defined]
-            writer.write(info.name, part, start)
