@@ -25,7 +25,7 @@ OPTIONS = {
     "open": {"bits": 1, "room": 3, "transform": "sign", "shuffle_layers": True},
     "exact": {"exact": True, "seed": 2**64 - 1},
 }
-LATER = {"version": 3, "mask": None, "keep": None, "drop_large": None}
+LATER = {"version": 3, "mask": None, "keep": None, "drop_large": None, "residual": 0.0}
 """What ``store.json`` says since version 3 of stores that use nothing of it."""
 
 

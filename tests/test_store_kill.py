@@ -100,7 +100,12 @@ print(json.dumps({"kills": kills, **seen}))
 
 @pytest.mark.parametrize(
     ("action", "options"),
-    [("add", {"bits": 1, "room": 3}), ("remove", {"exact": True}), ("seal", {"bits": 1, "room": 3})],
+    [
+        ("add", {"bits": 1, "room": 3}),
+        ("add", {"mask": "random", "keep": 0.5, "residual": 0.2}),
+        ("remove", {"exact": True, "residual": 0.2}),
+        ("seal", {"bits": 1, "room": 3}),
+    ],
 )
 def test_killed_at_every_step(tmp_path, action, options):
     base = {"w": torch.randn(4, 8), "b": torch.randn(8)}

@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
         help="of sums in full: fp32 (default: a single model comes back exactly) or bf16 (half of it)",
     )
     _add_dial(parser)
-    _add_masks(parser)
+    _add_kept(parser)
     parser.add_argument(
         "--lam",
         type=number,
@@ -83,7 +83,7 @@ def _add_dial(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_masks(parser: argparse.ArgumentParser) -> None:
+def _add_kept(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mask",
         choices=MASKS,
@@ -98,6 +98,13 @@ def _add_masks(parser: argparse.ArgumentParser) -> None:
         type=fraction,
         metavar="X",
         help="the fraction of the largest that breadcrumbs drops; default: 0.01",
+    )
+    parser.add_argument(
+        "--residual",
+        type=fraction,
+        default=0.0,
+        metavar="X",
+        help="the fraction of each matrix, where retrieval would be worst, that is kept exactly per model",
     )
 
 
@@ -133,6 +140,7 @@ def run(args: argparse.Namespace) -> int:
         mask=args.mask,
         keep=args.keep,
         drop_large=args.drop_large,
+        residual=args.residual,
         lam=args.lam,
         calibration=calibration_files(args, models),
         force=args.force,

@@ -105,6 +105,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
 def _store_lines(found: dict[str, Any]) -> list[str]:
     form = ("bits", "group", "room") if found["bits"] else ("exact", "room") if found["exact"] else ("dtype",)
     masked = [name for name in ("mask", "keep", "drop_large") if found[name] is not None]
+    masked += ["residual"] if found["residual"] else []
     settings = ("transform", "shuffle_layers", "seed", "lam", *form, *masked)
     measured = {name: model for name, model in found["models"].items() if "measured_error" in model}
     rows = [

@@ -16,7 +16,7 @@ from pydelta.checkpoint.workspace import check_finite
 from pydelta.checkpoint.writer import writing
 from pydelta.superposition.delta import Summer, norm2
 from pydelta.superposition.files import stamps
-from pydelta.superposition.manifest import EXACT_FOLDER, Manifest, Model, exact_name
+from pydelta.superposition.manifest import Manifest, Model, exact_name
 from pydelta.superposition.rules import EXACT, SUPERPOSED, Rule
 
 _EXPONENTS = 100
@@ -112,7 +112,7 @@ def settle(
     for name, file, jobs in pending:
         found = {tensor: job.result() for tensor, job in jobs.items()}
         final[name] = name
-        if not name.startswith(f"{EXACT_FOLDER}/"):
+        if "/" not in name:
             final[name] = f"{name.partition('-')[0]}-{fingerprint(file, found)[:16]}.safetensors"
             os.replace(folder / name, folder / final[name])
         digests[final[name]] = found

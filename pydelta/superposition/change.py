@@ -18,8 +18,9 @@ from pydelta.superposition.commit import Change, changing
 from pydelta.superposition.delta import Summer
 from pydelta.superposition.files import open_base
 from pydelta.superposition.lambdas import calibrations_of, check_calibration, fit_lambdas
-from pydelta.superposition.manifest import Bucket, Manifest, Model, exact_name
+from pydelta.superposition.manifest import RESIDUAL_FOLDER, Bucket, Manifest, Model, exact_name, model_files
 from pydelta.superposition.options import weights_of
+from pydelta.superposition.residual import with_residuals
 from pydelta.superposition.rules import check_same
 from pydelta.superposition.stored import Stored
 from pydelta.superposition.sums import Sums
@@ -64,9 +65,13 @@ def add(
             stored, final = build.settle(change.folder, [*sums.files, exact_name(name)], workers)
         at = len(manifest.buckets) if index is None else index
         buckets = (*manifest.buckets[:at], sums.entry(models, final), *manifest.buckets[at + 1 :])
-        new = _changed(manifest, buckets, {**manifest.models, name: model}, stored)
-        new = fit_lambdas(store, new, origin, {name: tuned}, calibrations, show=show, fresh=change.folder)
-        change.commit(new, "add", stored, model=name, path=os.fspath(path), base=str(origin.path))
+        joined, given = {**manifest.models, name: model}, {name: tuned}
+        new = _changed(dataclasses.replace(manifest, residual=0.0), buckets, joined, stored)
+        new = fit_lambdas(store, new, origin, given, calibrations, show=show, fresh=change.folder)
+        there = {file: kept for file, kept in manifest.files.items() if file.startswith(RESIDUAL_FOLDER)}
+        new = with_residuals(store, new, change.folder, origin, given, manifest.residual, there, show=show)
+        fresh = {*stored, *model_files(name, new.residual)}
+        change.commit(new, "add", fresh, model=name, path=os.fspath(path), base=str(origin.path))
 
 
 def remove(store: Path, name: str, path: Pathlike, *, base: Pathlike | None, show: bool) -> None:
@@ -168,7 +173,7 @@ def _changed(
 ) -> Manifest:
     """The manifest with other buckets and models, and the files that these need."""
     wanted = {file for bucket in buckets for file in (*bucket.files, *bucket.open)}
-    wanted |= {exact_name(name) for name in models}
+    wanted |= {file for name in models for file in model_files(name, manifest.residual)}
     known = {**manifest.files, **new}
     files = {file: known[file] for file in wanted}
     return dataclasses.replace(manifest, buckets=buckets, models=models, files=files)

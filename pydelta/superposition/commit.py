@@ -17,10 +17,12 @@ from typing import Any
 from pydelta.checkpoint.staging import remove, sync_folder
 from pydelta.superposition.files import StoreFiles
 from pydelta.superposition.log import locked, write_log, writing_alone
-from pydelta.superposition.manifest import EXACT_FOLDER, STORE, Manifest
+from pydelta.superposition.manifest import EXACT_FOLDER, RESIDUAL_FOLDER, STORE, Manifest
 from pydelta.superposition.parse import read_manifest
 
-_OURS = (".new-*.tmp", "superposed-*.safetensors", "open-*.safetensors", f"{EXACT_FOLDER}/*.safetensors")
+_FOLDERS = (EXACT_FOLDER, RESIDUAL_FOLDER)
+_SUMS = ("superposed-*.safetensors", "open-*.safetensors")
+_OURS = (".new-*.tmp", *_SUMS, *(f"{folder}/*.safetensors" for folder in _FOLDERS))
 
 
 class Change:
@@ -47,7 +49,9 @@ class Change:
         with locked(self.store):
             for name in new:
                 os.replace(self.folder / name, self.store / name)
-            sync_folder(self.store / EXACT_FOLDER)
+            for name in _FOLDERS:
+                if (self.store / name).is_dir():
+                    sync_folder(self.store / name)
             sync_folder(self.store)
             os.replace(self.folder / STORE, self.store / STORE)
             sync_folder(self.store)

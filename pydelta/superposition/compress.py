@@ -24,6 +24,7 @@ from pydelta.superposition.lambdas import check_calibration, fit_lambdas
 from pydelta.superposition.log import log_line, writing_alone
 from pydelta.superposition.manifest import LOG, STORE, Manifest, Model, exact_name
 from pydelta.superposition.options import Options
+from pydelta.superposition.residual import with_residuals
 from pydelta.superposition.rules import SUPERPOSED, Rule, check_same, rules_of
 from pydelta.superposition.sums import Sums
 
@@ -54,6 +55,7 @@ def create(
         folder.mkdir()
         manifest = _Compression(folder, origin, tuned, rules, options).run(show)
         manifest = fit_lambdas(folder, manifest, origin, tuned, calibrations, show=show)
+        manifest = with_residuals(folder, manifest, folder, origin, tuned, options.residual, {}, show=show)
         paths = {name: os.fspath(path) for name, path in models.items()}
         write_text(folder / STORE, manifest.dump())
         write_text(folder / LOG, log_line("create", base=os.fspath(base), models=paths))

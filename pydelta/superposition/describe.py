@@ -12,7 +12,7 @@ from typing import Any
 from pydelta.checkpoint import TensorInfo
 from pydelta.superposition.buckets import cosine, relative_error, tensor_errors
 from pydelta.superposition.files import StoreFiles
-from pydelta.superposition.form import CODES, SCALES
+from pydelta.superposition.form import CODES, PLACES, SCALES, VALUES
 from pydelta.superposition.manifest import Manifest
 from pydelta.superposition.rules import EXACT
 
@@ -35,6 +35,7 @@ def describe(path: Path, files: StoreFiles) -> dict[str, Any]:
         "exact": form.exact,
         "room": form.room,
         **dataclasses.asdict(manifest.masking),
+        "residual": manifest.residual,
         "base": {"path": manifest.base_path, "fingerprint": manifest.base_fingerprint},
         "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         "sizes": _sizes(path, files),
@@ -59,6 +60,7 @@ def _sizes(path: Path, files: StoreFiles) -> dict[str, Any]:
         "scales": _bytes(info for info in infos if form.bits and info.name.startswith(SCALES)),
         "open": _bytes(info for file in totals for info in file.tensors.values()) if form.bits else 0,
         "exact": sum(file.nbytes for file in files.exact.values()),
+        "residual": sum(file.nbytes for file in files.residual.values()),
     }
     stored = sum(found.values()) - found["base"]
     found["heads"] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) - stored
@@ -104,6 +106,8 @@ def _tensors(files: StoreFiles) -> list[dict[str, Any]]:
             kept = _bytes(form.kept(name, rule)) * len(files.sums)
             opened = sum(bool(bucket.open) for bucket in files.manifest.buckets)
             stored = kept + opened * form.total(name, rule).nbytes
+            for file in files.residual.values():
+                stored += _bytes(file.tensors[k + name] for k in (VALUES, PLACES) if k + name in file.tensors)
         rows.append(
             {"name": name, "rule": rule.rule, "dtype": rule.dtype, "shape": list(rule.shape), "bytes": stored}
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.staging import Pathlike
-from pydelta.superposition.manifest import Manifest, exact_name
-from pydelta.superposition.rules import EXACT, slots
+from pydelta.superposition.form import PLACES, VALUES
+from pydelta.superposition.manifest import Manifest, exact_name, residual_name
+from pydelta.superposition.rules import EXACT, SUPERPOSED, Rule, slots
 
 
 def open_base(store: Path, manifest: Manifest, given: Pathlike | None) -> Checkpoint:
@@ -62,6 +64,10 @@ class StoreFiles:
         for file in self.exact.values():
             _compare(file.path, file.tensors, kept)
         form, rules = manifest.form, manifest.rules
+        residuals = manifest.models if manifest.residual else ()
+        self.residual = {model: held[residual_name(model)] for model in residuals}
+        for file in self.residual.values():
+            _check_residual(file, rules, manifest.residual)
         self.sums: list[dict[str, Checkpoint]] = []
         self.totals: list[dict[str, Checkpoint]] = []
         for bucket in manifest.buckets:
@@ -82,6 +88,20 @@ class StoreFiles:
 
 def _place(file: str, store: Path, fresh: Path | None) -> Path:
     return fresh / file if fresh is not None and (fresh / file).is_file() else store / file
+
+
+def _check_residual(file: Checkpoint, rules: Mapping[str, Rule], fraction: float) -> None:
+    """Every tensor of which something is kept has as many values as may be, and a code of their places."""
+    wanted = []
+    for name in {name.partition("/")[2] for name in file.names}:
+        rule, values = rules.get(name), file.tensors.get(VALUES + name)
+        places = file.tensors.get(PLACES + name)
+        if rule and rule.rule == SUPERPOSED and values and places:
+            room = math.floor(fraction * math.prod(rule.shape))
+            count, size = math.prod(values.shape), math.prod(places.shape)
+            wanted += [TensorInfo(VALUES + name, rule.dtype, (max(1, min(count, room)),))]
+            wanted += [TensorInfo(PLACES + name, "U8", (max(2, size),))]
+    _compare(file.path, file.tensors, wanted)
 
 
 def _home(files: list[Checkpoint]) -> dict[str, Checkpoint]:

@@ -12,6 +12,7 @@ from pydelta.superposition.rules import SUPERPOSED, Rule
 BITS = tuple(MAGNITUDES)
 DTYPES = {"bf16": "BF16", "fp32": "F32"}
 CODES, SCALES = "codes/", "scales/"
+VALUES, PLACES = "values/", "places/"
 RATES: dict[float, int | None] = {16: None, 4: 4, 2: 2, 1: 1, 0.5: 1, 0.25: 1, 0.125: 1}
 """Bits per parameter and model -> bits of the codes.
 

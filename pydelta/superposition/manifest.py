@@ -14,7 +14,7 @@ from pydelta.superposition.rules import SUPERPOSED, Rule
 
 FORMAT, VERSION = "pydelta-superposition", 3
 TRANSFORMS = ("none", "sign", "hadamard")
-STORE, LOG, EXACT_FOLDER = "store.json", "log.jsonl", "exact"
+STORE, LOG, EXACT_FOLDER, RESIDUAL_FOLDER = "store.json", "log.jsonl", "exact", "residual"
 _NAME_LIMIT = 200
 
 
@@ -97,6 +97,7 @@ class Manifest:
         buckets: in the order in which they were begun.
         files: file -> stored tensor -> SHA-256 of its bytes; a store of version 1 has no digests.
         masking: what of every delta is summed.
+        residual: the fraction of every superposed tensor's elements that is kept exactly, per model.
     """
 
     transform: str
@@ -115,6 +116,7 @@ class Manifest:
     files: Mapping[str, Mapping[str, str]]
     made_by: str
     masking: Masking = dataclasses.field(default_factory=Masking)
+    residual: float = 0.0
     version: int = VERSION
 
     def bucket(self, model: str) -> int:
@@ -132,6 +134,7 @@ class Manifest:
             "lam": self.lam,
             **dataclasses.asdict(self.form),
             **dataclasses.asdict(self.masking),
+            "residual": self.residual,
             "base": {
                 "path": self.base_path,
                 "fingerprint": self.base_fingerprint,
@@ -162,6 +165,16 @@ class Manifest:
 def exact_name(model: str) -> str:
     """The file of a model's exact tensors, below the store."""
     return f"{EXACT_FOLDER}/{file_name(model)}.safetensors"
+
+
+def residual_name(model: str) -> str:
+    """The file of the elements of a model that are kept exactly, below the store."""
+    return f"{RESIDUAL_FOLDER}/{file_name(model)}.safetensors"
+
+
+def model_files(model: str, residual: float) -> list[str]:
+    """All files of a model's own."""
+    return [exact_name(model), *([residual_name(model)] if residual else [])]
 
 
 def file_name(model: str) -> str:

@@ -29,6 +29,7 @@ class Options:
     buckets: int
     weights: Mapping[str, float]
     masking: Masking
+    residual: float
 
     def __post_init__(self) -> None:
         if not isinstance(self.shuffle_layers, bool):
@@ -38,7 +39,10 @@ class Options:
             allowed = ", ".join(TRANSFORMS)
             raise ValueError(f"[compress] transform must be one of {allowed}, got {self.transform!r}")
         Key(self.seed)
-        object.__setattr__(self, "lam", _check.number("compress", "lam", self.lam))
+        for field in ("lam", "residual"):
+            object.__setattr__(self, field, _check.number("compress", field, getattr(self, field)))
+        if not 0 <= self.residual < 1:
+            raise ValueError(f"[compress] residual must lie in [0, 1), got {self.residual}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pydelta.superposition.form import BITS, DTYPES, Form
 from pydelta.superposition.manifest import (
     EXACT_FOLDER,
     FORMAT,
+    RESIDUAL_FOLDER,
     STORE,
     TRANSFORMS,
     VERSION,
@@ -23,6 +24,7 @@ from pydelta.superposition.manifest import (
     Model,
     check_model_name,
     exact_name,
+    model_files,
 )
 from pydelta.superposition.masking import Masking
 from pydelta.superposition.rules import BASE, EXACT, SUPERPOSED, Rule
@@ -72,12 +74,13 @@ def _manifest(read: _Reader, content: dict[str, Any], version: int) -> Manifest:
             for name, model in models.items()
         }
     if version == 1:
-        form = Form(read.one_of(content, "dtype", tuple(DTYPES)))
+        form, residual = Form(read.one_of(content, "dtype", tuple(DTYPES))), 0.0
         buckets, files = _first(read, content, list(models))
         exponents = {}
     else:
         form = read.form(content)
-        buckets, files = _buckets(read, content, form, list(models))
+        residual = read.fraction(content, "residual") if version > 2 else 0.0
+        buckets, files = _buckets(read, content, form, list(models), residual)
         exponents = {name: read.exponent(name, tensors[name]) for name in summed} if form.exact else {}
     return Manifest(
         transform=read.one_of(content, "transform", TRANSFORMS),
@@ -96,6 +99,7 @@ def _manifest(read: _Reader, content: dict[str, Any], version: int) -> Manifest:
         files=files,
         made_by=read.get(content, "pydelta", str),
         masking=read.masking(content) if version > 2 else Masking(),
+        residual=residual,
         version=version,
     )
 
@@ -113,7 +117,7 @@ def _first(
 
 
 def _buckets(
-    read: _Reader, content: dict[str, Any], form: Form, models: list[str]
+    read: _Reader, content: dict[str, Any], form: Form, models: list[str], residual: float
 ) -> tuple[tuple[Bucket, ...], dict[str, dict[str, str]]]:
     buckets = tuple(read.bucket(i, entry) for i, entry in enumerate(read.get(content, "buckets", list)))
     for i, bucket in enumerate(buckets):
@@ -122,7 +126,7 @@ def _buckets(
     held = sorted(name for bucket in buckets for name in bucket.models)
     read.require(held == sorted(models), "buckets", "hold every model once", held)
     files = {file: read.digests(file, value) for file, value in read.items(content, "files")}
-    wanted = {exact_name(model) for model in models}
+    wanted = {file for model in models for file in model_files(model, residual)}
     wanted |= {file for bucket in buckets for file in (*bucket.files, *bucket.open)}
     differ = sorted(wanted ^ files.keys())
     read.require(not differ, "files", "be those of the buckets and models", differ)
@@ -162,6 +166,11 @@ class _Reader:
         fits = type(value) in (int, float) and abs(value) <= sys.float_info.max
         self.require(fits, field, "be a finite number", value)
         return float(value)
+
+    def fraction(self, holder: dict[str, Any], field: str) -> float:
+        value = self.number(holder, field)
+        self.require(0 <= value < 1, field, "lie in [0, 1)", value)
+        return value
 
     def seed(self, holder: dict[str, Any]) -> int:
         value = self.get(holder, "seed", int)
@@ -212,7 +221,7 @@ class _Reader:
         return Bucket(tuple(sorted(entry["models"])), tuple(entry["files"]), tuple(entry["open"]))
 
     def digests(self, file: str, value: Any) -> dict[str, str]:
-        safe = _SUMS.fullmatch(file) or file.startswith(f"{EXACT_FOLDER}/")
+        safe = _SUMS.fullmatch(file) or file.startswith((f"{EXACT_FOLDER}/", f"{RESIDUAL_FOLDER}/"))
         self.require(bool(safe), "files", "have names of files of a store", file)
         entry = self.entry("files", file, value)
         return {name: self.sha256(entry, name) for name in entry}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
@@ -24,7 +25,8 @@ from pydelta.random import key
 from pydelta.superposition.files import StoreFiles, open_base, stamps
 from pydelta.superposition.log import append_log
 from pydelta.superposition.parts import cut, input_axis
-from pydelta.superposition.rules import BASE, SUPERPOSED
+from pydelta.superposition.patch import Patch, read_patch
+from pydelta.superposition.rules import BASE, SUPERPOSED, Rule
 from pydelta.superposition.stored import Stored
 
 Sink = Callable[[str, torch.Tensor, int], object]
@@ -59,12 +61,12 @@ class Retrieval:
             raise ValueError(f"{store}: holds no model {name!r}; it holds {known}")
         self.lam = manifest.lam if lam is None else number("retrieve", "lam", lam)
         self.base = open_base(store, manifest, base)
-        self._store, self._manifest = store, manifest
+        self._store, self._manifest, self.rules = store, manifest, manifest.rules
         self._name, self._model = name, manifest.models[name]
         if not calibrated:
             self._model = dataclasses.replace(self._model, lams={})
         self._sums = Stored(files, manifest.bucket(name))
-        self._exact = files.exact[name]
+        self._exact, self._residual = files.exact[name], files.residual.get(name)
         self._slots = files.slots(name)
         self._work = Workspace()
         # What has not been written to since the store was made needs no hashing.
@@ -86,11 +88,7 @@ class Retrieval:
         found = {
             info.name: torch.empty(info.shape, dtype=TORCH[info.dtype]) for info in self.base.tensors.values()
         }
-
-        def keep(name: str, part: torch.Tensor, start: int) -> None:
-            found[name].view(-1)[start : start + part.numel()] = part.view(-1)
-
-        self.run(list(found), keep, show)
+        self.run(list(found), functools.partial(_keep, found), show)
         self._log(None)
         return found
 
@@ -110,12 +108,30 @@ class Retrieval:
             workers.part(functools.partial(_copy, home, name, sink))
             return
         place = self._slots[name]
-        width = 2 * ITEMSIZE[rule.dtype] + 4
-        for start, shape in cut(rule, width):
-            job = functools.partial(self._retrieve, name, place, start, shape, sink)
+        patch = None
+        if self._residual is not None:
+            patch = workers.begin(functools.partial(read_patch, self._residual, name, rule))
+        for start, shape in _parts(rule):
+            job = functools.partial(self._retrieve, name, place, start, shape, sink, patch)
             (workers.part if rule.dim else workers.alone)(job)
 
-    def _retrieve(self, name: str, place: str, start: int, shape: tuple[int, ...], sink: Sink) -> int:
+    def whole(self, name: str) -> torch.Tensor:
+        """One superposed tensor without its residual, retrieved by the calling thread alone."""
+        rule, place = self._manifest.rules[name], self._slots[name]
+        found = torch.empty(rule.shape, dtype=TORCH[rule.dtype])
+        for start, shape in _parts(rule):
+            self._retrieve(name, place, start, shape, functools.partial(_keep, {name: found}))
+        return found
+
+    def _retrieve(
+        self,
+        name: str,
+        place: str,
+        start: int,
+        shape: tuple[int, ...],
+        sink: Sink,
+        patch: Future[Patch | None] | None = None,
+    ) -> int:
         rule = self._manifest.rules[name]
         dtype = TORCH[rule.dtype]
         tuned = ops.retrieve(
@@ -127,6 +143,8 @@ class Retrieval:
             dim=input_axis(rule),
             out=self._work.get("tuned", shape, dtype),
         )
+        if patch is not None and (own := patch.result()) is not None:
+            own.put(tuned, start)
         sink(name, tuned, start)
         return tuned.nbytes
 
@@ -138,6 +156,14 @@ class Retrieval:
     def _log(self, out: str | None) -> None:
         base = str(self.base.path)
         append_log(self._store, "retrieve", model=self._name, out=out, base=base, lam=self.lam)
+
+
+def _parts(rule: Rule) -> Iterator[tuple[int, tuple[int, ...]]]:
+    return cut(rule, 2 * ITEMSIZE[rule.dtype] + 4)
+
+
+def _keep(found: dict[str, torch.Tensor], name: str, part: torch.Tensor, start: int) -> None:
+    found[name].view(-1)[start : start + part.numel()] = part.view(-1)
 
 
 def _copy(home: Checkpoint, name: str, sink: Sink) -> int:

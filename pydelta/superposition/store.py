@@ -47,6 +47,7 @@ class Superposition(Contents):
         mask: str | None = None,
         keep: float | None = None,
         drop_large: float | None = None,
+        residual: float = 0.0,
         lam: float = 1.0,
         weights: Mapping[str, float] | None = None,
         calibration: Mapping[str, Pathlike | Calibration] | None = None,
@@ -79,6 +80,9 @@ class Superposition(Contents):
                 default all of it.
             keep: the fraction of a tensor's elements that the mask keeps, in (0, 1].
             drop_large: the fraction of the largest that breadcrumbs drop; by default 0.01.
+            residual: the fraction of a superposed tensor's elements, in [0, 1), that is kept exactly for each
+                model, also those that are added later: where, when it joins, what is retrieved would be
+                farthest from the tuned model. Retrieval writes the tuned model's own elements there.
             lam: lambda, the factor of a retrieved delta; 1 is unbiased.
             weights: model -> factor of its delta in the sum, positive, 1 by default; :meth:`retrieve` divides
                 by it, so a heavier model comes back cleaner, at the cost of the others.
@@ -108,7 +112,7 @@ class Superposition(Contents):
         form, number = dial.turn(len(given))
         chosen = form.transform if transform is None else transform
         masking = Masking(mask, keep, drop_large)
-        options = Options(chosen, shuffle_layers, seed, lam, form, number, given, masking)
+        options = Options(chosen, shuffle_layers, seed, lam, form, number, given, masking, residual)
         path = create(
             base, models, out, options, input_dims=input_dims, calibrations=seen, force=force, show=progress
         )
