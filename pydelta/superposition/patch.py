@@ -30,19 +30,36 @@ class Patch(NamedTuple):
     def to(self, device: torch.device) -> Patch:
         return Patch(self.places.to(device), self.values.to(device))
 
-    def put(self, x: torch.Tensor, start: int = 0) -> None:
-        """Writes the elements that lie in a part of the tensor, or in all of it, bit for bit.
+    def part(self, start: int, count: int) -> Patch:
+        """The elements that lie in a part of the tensor, as those of a tensor of its own.
 
         Args:
-            x: contiguous where it is a part.
-            start: the index of its first element in the whole.
+            start, count: the index of the part's first element, and their number.
         """
-        if not x.is_contiguous():
+        first, last = torch.searchsorted(self.places, torch.tensor([start, start + count])).tolist()
+        return Patch(self.places[first:last] - start, self.values[first:last])
+
+    def put(self, x: torch.Tensor) -> None:
+        """Writes the elements into a tensor of any strides, bit for bit."""
+        if x.is_contiguous():
+            bits(x)[self.places] = bits(self.values)
+        else:
             x[torch.unravel_index(self.places, x.shape)] = self.values
-            return
-        ends = torch.tensor([start, start + x.numel()], device=self.places.device)
-        first, last = torch.searchsorted(self.places, ends).tolist()
-        bits(x)[self.places[first:last] - start] = bits(self.values[first:last])
+
+    def put_rows(self, found: torch.Tensor, rows: torch.Tensor) -> None:
+        """As :meth:`put`, of some rows of a matrix.
+
+        Args:
+            found: (n, width), those rows.
+            rows: (n,) int64, their indices; a row may come several times.
+        """
+        width = found.shape[1]
+        first = torch.searchsorted(self.places, rows * width)
+        counts = torch.searchsorted(self.places, (rows + 1) * width) - first
+        own = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
+        # Counts on from the first place of each row.
+        at = torch.arange(len(own), device=rows.device) + (first - counts.cumsum(0) + counts)[own]
+        found[own, self.places[at] - rows[own] * width] = self.values[at]
 
 
 def read_patch(file: Checkpoint, tensor: str, rule: Rule) -> Patch | None:

@@ -144,7 +144,7 @@ class Retrieval:
             out=self._work.get("tuned", shape, dtype),
         )
         if patch is not None and (own := patch.result()) is not None:
-            own.put(tuned, start)
+            own.part(start, tuned.numel()).put(tuned)
         sink(name, tuned, start)
         return tuned.nbytes
 

@@ -86,6 +86,7 @@ class Bank:
         rules, transform = self.store.manifest.rules, self.store.manifest.transform
         exact = self.sources.exact(name)
         found = {t: self.sources.find(name, t)[1] for t in self.targets if rules[t].rule == SUPERPOSED}
+        patches = {tensor: self.sources.patch(name, tensor) for tensor in found}
         self._active = None
         with torch.no_grad():
             for tensor, live in self.targets.items():
@@ -102,6 +103,8 @@ class Bank:
                     dim=rules[tensor].dim,  # type: ignore[arg-type]
                     out=live.detach(),
                 )
+                if (own := patches[tensor]) is not None:
+                    own.put(live.detach())
         self._active = name, self._versions()
 
     @contextmanager

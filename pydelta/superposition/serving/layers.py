@@ -11,9 +11,11 @@ import torch
 from torch.nn import functional
 
 from pydelta import ops
+from pydelta._check import compute_dtype
 from pydelta.quantized import Quantized
 from pydelta.superposition.rules import SUPERPOSED
 from pydelta.superposition.serving.batch import Batch, Current, group
+from pydelta.superposition.serving.residual import Difference, difference
 from pydelta.superposition.serving.sources import Sources
 
 _FUSED = (torch.nn.MultiheadAttention, torch.nn.TransformerEncoderLayer, torch.nn.TransformerDecoderLayer)
@@ -73,7 +75,10 @@ class Served:
             return self.sources.exact(model)[name]
         superposed, key, lam = self.sources.find(model, name)[1]
         base, dim = self.sources.base(name), rule.dim or 0
-        return ops.retrieve(base, superposed, key, lam=lam, transform=self.transform, dim=dim)
+        found = ops.retrieve(base, superposed, key, lam=lam, transform=self.transform, dim=dim)
+        if (own := self.sources.patch(model, name)) is not None:
+            own.put(found)
+        return found
 
     def table(self, attribute: str) -> torch.Tensor | None:
         """(models, ...) the exact tensors of an attribute; None where it has none of its own."""
@@ -102,6 +107,18 @@ class Linear(Served):
         self.keys, self.lams = [s.key for _, s in found], [s.lam for _, s in found]
         self.bias = self.table("bias")
         self.turn = self.rules[name].dim == 0
+        self.residuals = [self._residual(model, name) for model in self.models]
+
+    def _residual(self, model: str, name: str) -> Difference | None:
+        own = self.sources.patch(model, name)
+        if own is None:
+            return None
+        s, key, lam = self.sources.find(model, name)[1]
+        base, dim = self.sources.base(name), self.rules[name].dim or 0
+        wide = base.to(compute_dtype(base.dtype))
+        return difference(
+            own, ops.retrieve(wide, s, key, lam=lam, transform=self.transform, dim=dim), turn=self.turn
+        )
 
     def _rows(self, superposed: torch.Tensor | Quantized) -> torch.Tensor | Quantized:
         """(out, in), as codes always are."""
@@ -121,6 +138,11 @@ class Linear(Served):
             for place, rows in group([self.place[k] for k in batch.models]).items():
                 s, own, at = self.superposed[place], batch.rows[rows], rows.to(x.device)
                 y = y.index_add(0, at, product(x[at], None, s, self.keys, own))
+        if any(self.residuals):
+            for k, rows in batch.groups.items():
+                if (sparse := self.residuals[k]) is not None:
+                    at = rows.to(x.device)
+                    y = y.index_add(0, at, sparse.product(x[at]).to(y.dtype))
         return y if self.bias is None else y + _spread(self.bias, batch.rows, y)
 
 
@@ -143,6 +165,8 @@ class Embedding(Served):
             else:
                 s = s[flat]
             found = ops.retrieve(weight[flat], s, key, lam=lam, transform=self.transform)
+            if (patch := self.sources.patch(self.models[k], name)) is not None:
+                patch.put_rows(found, flat)
             return found.view(*own.shape, -1)
 
         found: torch.Tensor = batch.each(look_up)

@@ -10,6 +10,7 @@ from pydelta.checkpoint.digest import tensor_digest
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.quantized import Quantized
 from pydelta.superposition.files import open_base, stamps
+from pydelta.superposition.patch import Patch, read_patch
 from pydelta.superposition.source import Source
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Sources:
         self._superposed: dict[tuple[int, str], torch.Tensor | Quantized] = {}
         self._found: dict[tuple[str, str], tuple[tuple[int, str], Source]] = {}
         self._exact: dict[str, dict[str, torch.Tensor]] = {}
+        self._patches: dict[tuple[str, str], Patch | None] = {}
 
     def base(self, name: str) -> torch.Tensor:
         if name not in self._base:
@@ -64,6 +66,14 @@ class Sources:
         if model not in self._exact:
             self._exact[model] = {name: self._held(x) for name, x in self.store.exact(model).items()}
         return self._exact[model]
+
+    def patch(self, model: str, name: str) -> Patch | None:
+        """The elements of a superposed tensor that the store keeps exactly."""
+        if (model, name) not in self._patches:
+            file = self.store.files.residual.get(model)
+            found = None if file is None else read_patch(file, name, self.manifest.rules[name])
+            self._patches[model, name] = None if found is None else found.to(self._device)
+        return self._patches[model, name]
 
     def _held(self, x: torch.Tensor) -> torch.Tensor:
         return x.to(self._device, copy=True) if self._resident else x
