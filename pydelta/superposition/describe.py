@@ -12,7 +12,7 @@ from pydelta.checkpoint import TensorInfo
 from pydelta.superposition.buckets import relative_error, tensor_errors
 from pydelta.superposition.files import StoreFiles
 from pydelta.superposition.form import CODES, SCALES
-from pydelta.superposition.manifest import Manifest
+from pydelta.superposition.manifest import AUTO, Manifest
 from pydelta.superposition.rules import EXACT
 
 
@@ -92,7 +92,7 @@ def _finite(error: float) -> float | None:
 
 
 def _tensors(files: StoreFiles) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     form = files.manifest.form
     for name, rule in files.manifest.rules.items():
         stored = 0
@@ -102,7 +102,12 @@ def _tensors(files: StoreFiles) -> list[dict[str, Any]]:
             kept = _bytes(form.kept(name, rule)) * len(files.sums)
             opened = sum(bool(bucket.open) for bucket in files.manifest.buckets)
             stored = kept + opened * form.total(name, rule).nbytes
-        rows.append(
-            {"name": name, "rule": rule.rule, "dtype": rule.dtype, "shape": list(rule.shape), "bytes": stored}
-        )
+        row = {
+            "name": name,
+            "rule": rule.rule,
+            "dtype": rule.dtype,
+            "shape": list(rule.shape),
+            "bytes": stored,
+        }
+        rows.append(row | ({"transform": rule.transform or ""} if files.manifest.transform == AUTO else {}))
     return rows

@@ -13,6 +13,7 @@ from pydelta.superposition.rules import SUPERPOSED, Rule
 
 FORMAT, VERSION = "pydelta-superposition", 3
 TRANSFORMS = ("none", "sign", "hadamard")
+AUTO = "auto"
 STORE, LOG, EXACT_FOLDER = "store.json", "log.jsonl", "exact"
 _NAME_LIMIT = 200
 
@@ -66,6 +67,7 @@ class Manifest:
     """All of ``store.json``.
 
     Attributes:
+        transform: of all tensors; "auto" where each has its own, in its rule.
         form: how sums are kept.
         base_path, base_fingerprint: where the base lay, and what it was.
         base_stamps: shard of the base -> what changes when somebody writes to it.
@@ -97,6 +99,10 @@ class Manifest:
         """The number of the bucket that holds a model."""
         return next(i for i, bucket in enumerate(self.buckets) if model in bucket.models)
 
+    def transform_of(self, tensor: str) -> str:
+        """The transform of a superposed tensor."""
+        return self.rules[tensor].transform or self.transform
+
     def dump(self) -> str:
         content = {
             "format": FORMAT,
@@ -121,7 +127,8 @@ class Manifest:
 
     def _needed(self) -> int:
         """The oldest version of the format that has all that is used here."""
-        return VERSION if any(model.lams for model in self.models.values()) else 2
+        new = self.transform == AUTO or any(model.lams for model in self.models.values())
+        return VERSION if new else 2
 
     def _model(self, model: Model) -> dict[str, Any]:
         summed = [name for name, rule in self.rules.items() if rule.rule == SUPERPOSED]
