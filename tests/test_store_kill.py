@@ -23,7 +23,8 @@ folder, action = Path(sys.argv[1]), sys.argv[2]
 
 def act(store):
     if action == "add":
-        change.add(store, "m2", folder / "m2.safetensors", base=None, weight=1.0, calibration=None, show=False)
+        path = folder / "m2.safetensors"
+        change.add(store, "m2", path, base=None, weight=1.0, calibration=None, show=False)
     elif action == "remove":
         change.remove(store, "m1", folder / "m1.safetensors", base=None, show=False)
     else:

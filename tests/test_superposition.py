@@ -272,7 +272,11 @@ def test_a_model_equal_to_the_base(tmp_path):
         ({"models": {"": "x"}}, ValueError, "a model's name must be printable text, got ''"),
         ({"models": {"a\nb": "x"}}, ValueError, "a model's name must be printable text"),
         ({"models": {"a" * 300: "x"}}, ValueError, "a model's name must fit a file name"),
-        ({"transform": "haar"}, ValueError, "transform must be one of none, sign, hadamard, got 'haar'"),
+        (
+            {"transform": "haar"},
+            ValueError,
+            "transform must be one of none, sign, hadamard, auto, got 'haar'",
+        ),
         ({"dtype": "fp16"}, ValueError, "dtype must be one of bf16, fp32, got 'fp16'"),
         ({"shuffle_layers": 1}, TypeError, "shuffle_layers must be a bool, got int"),
         ({"seed": -1}, ValueError, r"seed must lie in \[0, 2\*\*64\), got -1"),

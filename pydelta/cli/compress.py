@@ -34,7 +34,9 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("-o", "--out", required=True, metavar="STORE", help="the folder to make")
     parser.add_argument(
-        "--transform", choices=("sign", "hadamard", "none"), help="default: hadamard with codes, else sign"
+        "--transform",
+        choices=("sign", "hadamard", "none", "auto"),
+        help="default: hadamard with codes, else sign; auto: for each tensor what leaves less of a few rows",
     )
     parser.add_argument(
         "--shuffle-layers", action="store_true", help="let each model's layers of one kind change places"

@@ -36,7 +36,7 @@ def add(
     *,
     base: Pathlike | None,
     weight: float,
-    calibration: Pathlike | Calibration | None,
+    calibration: Pathlike | Calibration | None = None,
     show: bool,
 ) -> None:
     """See :meth:`Superposition.add`."""

@@ -17,12 +17,13 @@ from pydelta.checkpoint.staging import Pathlike, check_output, staged
 from pydelta.checkpoint.workers import Workers
 from pydelta.superposition import build
 from pydelta.superposition.buckets import spread
+from pydelta.superposition.choice import Chooser
 from pydelta.superposition.commit import write_text
 from pydelta.superposition.delta import Summer
 from pydelta.superposition.files import stamps
 from pydelta.superposition.lambdas import check_calibration, fit_lambdas
 from pydelta.superposition.log import log_line, writing_alone
-from pydelta.superposition.manifest import LOG, STORE, Manifest, Model, exact_name
+from pydelta.superposition.manifest import AUTO, LOG, STORE, Manifest, Model, exact_name
 from pydelta.superposition.options import Options
 from pydelta.superposition.residual import with_residuals
 from pydelta.superposition.rules import SUPERPOSED, Rule, check_same, rules_of
@@ -53,7 +54,7 @@ def create(
     waiting = writing_alone(target) if (target / STORE).is_file() else contextlib.nullcontext()
     with waiting, staged(target, force=force) as folder:
         folder.mkdir()
-        manifest = _Compression(folder, origin, tuned, rules, options).run(show)
+        manifest = _Compression(folder, origin, tuned, rules, options).run(calibrations, show)
         manifest = fit_lambdas(folder, manifest, origin, tuned, calibrations, show=show)
         manifest = with_residuals(folder, manifest, folder, origin, tuned, options.residual, {}, show=show)
         paths = {name: os.fspath(path) for name, path in models.items()}
@@ -77,7 +78,7 @@ class _Compression:
         self._rules, self._options, self._form = rules, options, options.form
         self._digests: dict[str, str] = {}
 
-    def run(self, show: bool) -> Manifest:
+    def run(self, calibrations: Mapping[str, Calibration], show: bool) -> Manifest:
         """Writes them and gives what ``store.json`` says about them."""
         options, form = self._options, self._form
         total = self._base.nbytes * options.buckets
@@ -87,7 +88,11 @@ class _Compression:
                     self._hash(workers, name)
             room = form.room or 0
             exponents = build.exponents(self._base, self._rules, room) if form.exact else {}
-            sums = [self._sums(i, names, exponents) for i, names in enumerate(self._spread(workers))]
+            buckets = self._spread(workers)
+            if options.transform == AUTO:
+                chooser = Chooser(self._base, self._models, self._rules, options, buckets, calibrations)
+                self._rules = chooser.run(workers)
+            sums = [self._sums(i, names, exponents) for i, names in enumerate(buckets)]
             models: dict[str, Model] = {}
             for number, (summer, bucket) in enumerate(sums):
                 hashing = {} if number else {"beside": functools.partial(self._hash, workers)}

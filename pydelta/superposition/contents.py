@@ -55,8 +55,8 @@ class Contents:
 
         Returns:
             ``(superposed, key, lam)``, so that ``pydelta.retrieve(base, superposed, key, lam=lam,
-            transform=self.manifest.transform, dim=dim)`` is the model's tensor. ``superposed`` is a tensor,
-            or in a low-bit store a :class:`pydelta.Quantized`.
+            transform=self.manifest.transform_of(tensor), dim=dim)`` is the model's tensor. ``superposed`` is
+            a tensor, or in a low-bit store a :class:`pydelta.Quantized`.
 
         Raises:
             ValueError: an unknown model, or a tensor that is not superposed.

@@ -184,7 +184,7 @@ class Summer:
             [term.tuned for term in terms],
             [term.key for term in terms],
             weights=[term.weight for term in terms],
-            transform=self._transform,
+            transform=part.rule.transform or self._transform,
             dim=input_axis(part.rule),
             **options,
         )

@@ -13,7 +13,7 @@ from pydelta.checkpoint import TensorInfo
 from pydelta.superposition.buckets import cosine, relative_error, tensor_errors
 from pydelta.superposition.files import StoreFiles
 from pydelta.superposition.form import CODES, PLACES, SCALES, VALUES
-from pydelta.superposition.manifest import Manifest
+from pydelta.superposition.manifest import AUTO, Manifest
 from pydelta.superposition.rules import EXACT
 
 
@@ -96,7 +96,7 @@ def _finite(error: float) -> float | None:
 
 
 def _tensors(files: StoreFiles) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     form = files.manifest.form
     for name, rule in files.manifest.rules.items():
         stored = 0
@@ -108,7 +108,12 @@ def _tensors(files: StoreFiles) -> list[dict[str, Any]]:
             stored = kept + opened * form.total(name, rule).nbytes
             for file in files.residual.values():
                 stored += _bytes(file.tensors[k + name] for k in (VALUES, PLACES) if k + name in file.tensors)
-        rows.append(
-            {"name": name, "rule": rule.rule, "dtype": rule.dtype, "shape": list(rule.shape), "bytes": stored}
-        )
+        row = {
+            "name": name,
+            "rule": rule.rule,
+            "dtype": rule.dtype,
+            "shape": list(rule.shape),
+            "bytes": stored,
+        }
+        rows.append(row | ({"transform": rule.transform or ""} if files.manifest.transform == AUTO else {}))
     return rows

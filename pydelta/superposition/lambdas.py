@@ -161,7 +161,7 @@ class _Fit:
             self._sums.part(self._slots[tensor], start, shape),
             key(self._model.seed, "signs", self._name, tensor),
             lam=self._model.lam(tensor, 1.0),
-            transform=self._manifest.transform,
+            transform=self._manifest.transform_of(tensor),
             dim=axis,
             out=work.get("error", shape, compute(rule)),
         ).sub_(tuned)

@@ -14,6 +14,7 @@ from pydelta.superposition.rules import SUPERPOSED, Rule
 
 FORMAT, VERSION = "pydelta-superposition", 3
 TRANSFORMS = ("none", "sign", "hadamard")
+AUTO = "auto"
 STORE, LOG, EXACT_FOLDER, RESIDUAL_FOLDER = "store.json", "log.jsonl", "exact", "residual"
 _NAME_LIMIT = 200
 
@@ -88,6 +89,7 @@ class Manifest:
     """All of ``store.json``.
 
     Attributes:
+        transform: of all tensors; "auto" where each has its own, in its rule.
         form: how sums are kept.
         base_path, base_fingerprint: where the base lay, and what it was.
         base_stamps: shard of the base -> what changes when somebody writes to it.
@@ -122,6 +124,10 @@ class Manifest:
     def bucket(self, model: str) -> int:
         """The number of the bucket that holds a model."""
         return next(i for i, bucket in enumerate(self.buckets) if model in bucket.models)
+
+    def transform_of(self, tensor: str) -> str:
+        """The transform of a superposed tensor."""
+        return self.rules[tensor].transform or self.transform
 
     def dump(self) -> str:
         content = {

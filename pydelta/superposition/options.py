@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pydelta import _check
 from pydelta.random import Key
 from pydelta.superposition.form import BITS, DTYPES, EXACT_ROOM, RATES, Form
-from pydelta.superposition.manifest import TRANSFORMS, check_model_name
+from pydelta.superposition.manifest import AUTO, TRANSFORMS, check_model_name
 from pydelta.superposition.masking import Masking
 
 
@@ -35,8 +35,8 @@ class Options:
         if not isinstance(self.shuffle_layers, bool):
             kind = type(self.shuffle_layers).__name__
             raise TypeError(f"[compress] shuffle_layers must be a bool, got {kind}")
-        if self.transform not in TRANSFORMS:
-            allowed = ", ".join(TRANSFORMS)
+        if self.transform not in (*TRANSFORMS, AUTO):
+            allowed = ", ".join((*TRANSFORMS, AUTO))
             raise ValueError(f"[compress] transform must be one of {allowed}, got {self.transform!r}")
         Key(self.seed)
         for field in ("lam", "residual"):

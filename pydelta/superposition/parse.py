@@ -12,6 +12,7 @@ from typing import Any
 from pydelta.checkpoint.header import ITEMSIZE, parse_json
 from pydelta.superposition.form import BITS, DTYPES, Form
 from pydelta.superposition.manifest import (
+    AUTO,
     EXACT_FOLDER,
     FORMAT,
     RESIDUAL_FOLDER,
@@ -66,6 +67,14 @@ def _manifest(read: _Reader, content: dict[str, Any], version: int) -> Manifest:
     tensors = {name: read.entry("tensors", name, value) for name, value in read.items(content, "tensors")}
     entries = {name: read.entry("models", name, value) for name, value in read.items(content, "models")}
     rules = {name: read.rule(name, entry) for name, entry in tensors.items()}
+    transform = read.one_of(content, "transform", TRANSFORMS if version < 3 else (*TRANSFORMS, AUTO))
+    if transform == AUTO:
+        rules = {
+            name: dataclasses.replace(rule, transform=read.one_of(tensors[name], "transform", TRANSFORMS))
+            if rule.rule == SUPERPOSED
+            else rule
+            for name, rule in rules.items()
+        }
     summed = [name for name, rule in rules.items() if rule.rule == SUPERPOSED]
     models = {name: read.model(name, entry, summed if version > 1 else []) for name, entry in entries.items()}
     if version > 2:
@@ -83,7 +92,7 @@ def _manifest(read: _Reader, content: dict[str, Any], version: int) -> Manifest:
         buckets, files = _buckets(read, content, form, list(models), residual)
         exponents = {name: read.exponent(name, tensors[name]) for name in summed} if form.exact else {}
     return Manifest(
-        transform=read.one_of(content, "transform", TRANSFORMS),
+        transform=transform,
         shuffle_layers=read.get(content, "shuffle_layers", bool),
         seed=read.seed(content),
         lam=read.number(content, "lam"),

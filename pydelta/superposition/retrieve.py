@@ -139,7 +139,7 @@ class Retrieval:
             self._sums.part(place, start, shape),
             key(self._model.seed, "signs", self._name, name),
             lam=self._model.lam(name, self.lam),
-            transform=self._manifest.transform,
+            transform=self._manifest.transform_of(name),
             dim=input_axis(rule),
             out=self._work.get("tuned", shape, dtype),
         )

@@ -23,12 +23,14 @@ class Rule:
         rule: "superposed", "exact" (kept per model) or "base" (the base's own).
         dtype, shape: the base's.
         dim: the input axis of a superposed tensor, counted from the front; else None.
+        transform: of a superposed tensor, where a store has chosen one for each; else None.
     """
 
     rule: str
     dtype: str
     shape: tuple[int, ...]
     dim: int | None = None
+    transform: str | None = None
 
 
 def rules_of(base: Checkpoint, input_dims: Mapping[str, int] | None = None) -> dict[str, Rule]:
@@ -72,15 +74,23 @@ def slots(rules: Mapping[str, Rule], seed: int, model: str, shuffle_layers: bool
         return {name: name for name in names}
     from pydelta.random import key, shuffle
 
-    groups: dict[tuple[str, Rule], list[str]] = {}
-    for name in names:
-        groups.setdefault((group_of(name), rules[name]), []).append(name)
     table: dict[str, str] = {}
-    for (group, _), members in groups.items():
-        members.sort(key=lambda name: layer_of(name) or 0)
+    for group, members in slot_groups(rules):
         order = shuffle(key(seed, "shuffle", model, group), len(members))
         table |= {name: members[place] for name, place in zip(members, order, strict=True)}
     return table
+
+
+def slot_groups(rules: Mapping[str, Rule]) -> list[tuple[str, list[str]]]:
+    """The superposed tensors that may change places, by their group and in the order of layers."""
+    groups: dict[tuple[str, Rule], list[str]] = {}
+    for name, rule in rules.items():
+        if rule.rule == SUPERPOSED:
+            groups.setdefault((group_of(name), rule), []).append(name)
+    return [
+        (group, sorted(members, key=lambda name: layer_of(name) or 0))
+        for (group, _), members in groups.items()
+    ]
 
 
 def _rule(info: TensorInfo, dims: Sequence[tuple[str, int]]) -> Rule:

@@ -83,7 +83,8 @@ class Bank:
         self._know(name)
         if self._served:
             raise RuntimeError("[activate] the bank must not serve mixed batches: call unserve() first")
-        rules, transform = self.store.manifest.rules, self.store.manifest.transform
+        manifest = self.store.manifest
+        rules = manifest.rules
         exact = self.sources.exact(name)
         found = {t: self.sources.find(name, t)[1] for t in self.targets if rules[t].rule == SUPERPOSED}
         patches = {tensor: self.sources.patch(name, tensor) for tensor in found}
@@ -99,7 +100,7 @@ class Bank:
                     superposed,
                     key,
                     lam=lam,
-                    transform=transform,
+                    transform=manifest.transform_of(tensor),
                     dim=rules[tensor].dim,  # type: ignore[arg-type]
                     out=live.detach(),
                 )

@@ -34,7 +34,6 @@ class Served:
     ) -> None:
         self.layer, self.names, self.sources, self.current = layer, names, sources, current
         self.models, self.rules = sources.store.models, sources.manifest.rules
-        self.transform = sources.manifest.transform
         # The layer as it is, for the base and for what runs model by model: a copy that shares its children.
         self.plain: Any = copy.copy(layer)
         self.plain.__dict__["_parameters"] = dict(layer._parameters)
@@ -75,7 +74,8 @@ class Served:
             return self.sources.exact(model)[name]
         superposed, key, lam = self.sources.find(model, name)[1]
         base, dim = self.sources.base(name), rule.dim or 0
-        found = ops.retrieve(base, superposed, key, lam=lam, transform=self.transform, dim=dim)
+        transform = self.sources.manifest.transform_of(name)
+        found = ops.retrieve(base, superposed, key, lam=lam, transform=transform, dim=dim)
         if (own := self.sources.patch(model, name)) is not None:
             own.put(found)
         return found
@@ -106,7 +106,7 @@ class Linear(Served):
         self.superposed = [self._rows(found[self.place.index(p)][1].superposed) for p in range(len(places))]
         self.keys, self.lams = [s.key for _, s in found], [s.lam for _, s in found]
         self.bias = self.table("bias")
-        self.turn = self.rules[name].dim == 0
+        self.turn, self.transform = self.rules[name].dim == 0, self.sources.manifest.transform_of(name)
         self.residuals = [self._residual(model, name) for model in self.models]
 
     def _residual(self, model: str, name: str) -> Difference | None:
@@ -154,6 +154,7 @@ class Embedding(Served):
         ids = ids.expand(len(batch), *ids.shape[1:]) if ids.shape[0] == 1 else ids
         batch.check(ids)
         name, weight = self.names["weight"], self.plain.weight
+        transform = self.sources.manifest.transform_of(name)
 
         def look_up(k: int, rows: torch.Tensor) -> torch.Tensor:
             own = ids[rows.to(ids.device)]
@@ -164,7 +165,7 @@ class Embedding(Served):
                 s = Quantized(s.codes[flat], s.scales[flat], s.bits, s.group, shape, s.dtype)
             else:
                 s = s[flat]
-            found = ops.retrieve(weight[flat], s, key, lam=lam, transform=self.transform)
+            found = ops.retrieve(weight[flat], s, key, lam=lam, transform=transform)
             if (patch := self.sources.patch(self.models[k], name)) is not None:
                 patch.put_rows(found, flat)
             return found.view(*own.shape, -1)
