@@ -135,7 +135,7 @@ BAD_FIELDS = {
     ),
     "transform": (
         lambda c: c.update(transform="haar"),
-        "transform must be one of none, sign, hadamard, got 'haar'",
+        "transform must be one of none, sign, hadamard, auto, got 'haar'",
     ),
     "seed": (lambda c: c.update(seed=1 << 64), r"seed must lie in [0, 2**64)"),
     "seed kind": (lambda c: c.update(seed=True), "seed must be a JSON value of type int, got True"),
