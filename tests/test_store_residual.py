@@ -67,6 +67,25 @@ def test_what_is_farthest_is_exact(tmp_path, monkeypatch, form, dtype):
         )
 
 
+def test_places_and_values(tmp_path):
+    """What a serving engine reads: the source alone, and the elements over it."""
+    models, _, store = make(tmp_path, bits=1)
+    base = load_checkpoint(tmp_path / "base")["embed.weight"]
+    superposed, stream, lam = store.source("m1", "embed.weight")
+    transform = store.manifest.transform_of("embed.weight")
+    found = pydelta.retrieve(base, superposed, stream, lam=lam, transform=transform)
+    places, values = store.residual("m1", "embed.weight")
+    assert torch.equal(values, models["m1"]["embed.weight"].view(-1)[places])
+    found.view(-1)[places] = values
+    assert torch.equal(found, store.retrieve("m1")["embed.weight"])
+    with pytest.raises(ValueError, match="holds no model 'm7'"):
+        store.residual("m7", "embed.weight")
+    with pytest.raises(ValueError, match="tensor 'scale' is not superposed"):
+        store.residual("m1", "scale")
+    bare = Superposition.create(tmp_path / "base", paths(tmp_path, models), tmp_path / "bare")
+    assert bare.residual("m1", "embed.weight") is None
+
+
 def test_ties_go_to_the_first(tmp_path):
     base = {"w": torch.zeros(4, 8)}
     save_checkpoint(base, tmp_path / "base")

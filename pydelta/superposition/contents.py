@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from pydelta.superposition.buckets import relative_error
 from pydelta.superposition.describe import describe
 from pydelta.superposition.files import StoreFiles
-from pydelta.superposition.rules import SUPERPOSED
+from pydelta.superposition.rules import SUPERPOSED, Rule
 
 if TYPE_CHECKING:
     import torch
 
+    from pydelta.superposition.patch import Patch
     from pydelta.superposition.source import Source
 
 Pathlike = str | os.PathLike[str]
@@ -55,19 +56,34 @@ class Contents:
 
         Returns:
             ``(superposed, key, lam)``, so that ``pydelta.retrieve(base, superposed, key, lam=lam,
-            transform=self.manifest.transform_of(tensor), dim=dim)`` is the model's tensor. ``superposed`` is
-            a tensor, or in a low-bit store a :class:`pydelta.Quantized`.
+            transform=self.manifest.transform_of(tensor), dim=dim)`` is the model's tensor but for
+            its :meth:`residual`. ``superposed`` is a tensor, or in a low-bit store a
+            :class:`pydelta.Quantized`.
 
         Raises:
             ValueError: an unknown model, or a tensor that is not superposed.
         """
         from pydelta.superposition.source import source
 
-        self._known(model)
-        rule = self.manifest.rules.get(tensor)
-        if rule is None or rule.rule != SUPERPOSED:
-            raise ValueError(f"{self.path}: tensor {tensor!r} is not superposed")
+        self._superposed(model, tensor)
         return source(self.files, model, tensor)
+
+    def residual(self, model: str, tensor: str) -> Patch | None:
+        """The elements of a superposed tensor of a model that the store keeps exactly.
+
+        Returns:
+            ``(places, values)``: (k,) int64, ascending indices in C order, and (k,) of the tensor's dtype,
+            which take the place of what is retrieved; None where nothing is kept.
+
+        Raises:
+            ValueError: an unknown model, a tensor that is not superposed, or a file that is not sound.
+        """
+        rule, file = self._superposed(model, tensor), self.files.residual.get(model)
+        if file is None:
+            return None
+        from pydelta.superposition.patch import read_patch
+
+        return read_patch(file, tensor, rule)
 
     def exact(self, model: str) -> dict[str, torch.Tensor]:
         """A model's own tensors, those whose rule is "exact", mapped into memory.
@@ -78,6 +94,13 @@ class Contents:
         self._known(model)
         file = self.files.exact[model]
         return {name: file.tensor(name) for name in file.names}
+
+    def _superposed(self, model: str, tensor: str) -> Rule:
+        self._known(model)
+        rule = self.manifest.rules.get(tensor)
+        if rule is None or rule.rule != SUPERPOSED:
+            raise ValueError(f"{self.path}: tensor {tensor!r} is not superposed")
+        return rule
 
     def _known(self, model: str) -> None:
         if model not in self.manifest.models:

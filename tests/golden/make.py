@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from test_store_files import OPTIONS
+from test_store_files import LATEST
 
 import pydelta
 from pydelta.superposition.manifest import VERSION
@@ -39,7 +39,7 @@ def main() -> None:
         tuned = {n: (x.float() + values(factor, x.shape).float() / 64).bfloat16() for n, x in base.items()}
         pydelta.save_checkpoint(tuned | buffers, HERE / f"{file}.safetensors", force=True)
     models = {"a/ä": HERE / "a.safetensors", "b": HERE / "b.safetensors"}
-    for kind, options in OPTIONS.items():
+    for kind, options in LATEST.items():
         folder = HERE / f"v{VERSION}" / kind
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(exist_ok=True)

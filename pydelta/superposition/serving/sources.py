@@ -10,7 +10,7 @@ from pydelta.checkpoint.digest import tensor_digest
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.quantized import Quantized
 from pydelta.superposition.files import open_base, stamps
-from pydelta.superposition.patch import Patch, read_patch
+from pydelta.superposition.patch import Patch
 from pydelta.superposition.source import Source
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ class Sources:
     def patch(self, model: str, name: str) -> Patch | None:
         """The elements of a superposed tensor that the store keeps exactly."""
         if (model, name) not in self._patches:
-            file = self.store.files.residual.get(model)
-            found = None if file is None else read_patch(file, name, self.manifest.rules[name])
+            found = self.store.residual(model, name)
             self._patches[model, name] = None if found is None else found.to(self._device)
         return self._patches[model, name]
 
