@@ -64,6 +64,8 @@ def transforms(store):
         (4, {}, "sign", "hadamard", "sign", "sign"),
         (4, {"dtype": "bf16"}, "sign", "hadamard", "sign", "sign"),
         (4, {"exact": True}, "sign", "hadamard", "sign", "sign"),
+        (4, {"mask": "random", "keep": 0.5}, "sign", "hadamard", "sign", "sign"),
+        (4, {"mask": "magnitude", "keep": 0.5}, "sign", "hadamard", "sign", "sign"),
         (1, {}, "sign", "sign", "sign", "sign"),
         (2, {"rate": 1}, "hadamard", "hadamard", "hadamard", "hadamard"),
         (4, {"rate": 0.25}, "hadamard", "hadamard", "sign", "hadamard"),

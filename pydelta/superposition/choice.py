@@ -26,9 +26,11 @@ from pydelta._check import compute_dtype
 from pydelta.calibration import Calibration
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.workers import Workers
+from pydelta.masks import RandomMask, Ready
 from pydelta.quantized import Quantized
 from pydelta.random import Key, key
 from pydelta.superposition.form import Form
+from pydelta.superposition.masking import RANDOM
 from pydelta.superposition.options import Options
 from pydelta.superposition.rules import SUPERPOSED, Rule, slot_groups, slots
 
@@ -91,6 +93,9 @@ class Chooser:
         for bucket in self._buckets:
             sources = {model: self._sources[model][place] for model in bucket}
             deltas = [self._sample(self._models[model], name, rule) for model, name in sources.items()]
+            summed = [
+                self._masked(*source, delta) for source, delta in zip(sources.items(), deltas, strict=True)
+            ]
             keys = [key(self._options.seed, "signs", model, name) for model, name in sources.items()]
             weights = [self._options.weights[model] for model in bucket]
             inputs = [
@@ -98,7 +103,7 @@ class Chooser:
             ]
             zero = torch.zeros_like(deltas[0])
             for transform in CANDIDATES:
-                s = _summed(zero, deltas, keys, weights, transform, form)
+                s = _summed(zero, summed, keys, weights, transform, form)
                 for y, delta, one, weight in zip(inputs, deltas, keys, weights, strict=True):
                     error = ops.retrieve(zero, s, one, lam=1 / weight, transform=transform).sub_(delta)
                     whole = _expected(y, delta)
@@ -115,6 +120,17 @@ class Chooser:
         index = torch.unravel_index(torch.arange(count) * total // count, shape)
         compute = compute_dtype(base.dtype)
         return tuned[index].to(compute) - base[index].to(compute)
+
+    def _masked(self, model: str, name: str, delta: torch.Tensor) -> torch.Tensor:
+        """As the delta of a store with a mask, whose fractions are taken of the sample."""
+        masking, seed = self._options.masking, self._options.seed
+        if masking.keep is None:
+            return delta
+        mask: Ready = RandomMask(masking.keep, key(seed, "mask", model, name))
+        if masking.mask != RANDOM:
+            drop = masking.drop_large or 0.0
+            mask = ops.magnitude_threshold(delta, keep=masking.keep, drop_large=drop)
+        return ops.mask_rescale(delta, mask)
 
     def _inputs(self, model: str, name: str, delta: torch.Tensor) -> torch.Tensor:
         """What stands for the inputs of a layer."""

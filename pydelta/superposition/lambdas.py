@@ -3,12 +3,15 @@
 With e = retrieved - tuned at lambda 1, X a layer's inputs and tau the model's delta, the factor that
 minimises ||X (lambda (tau + e) - tau)||^2 in expectation is
 
-    lambda = ||X tau||^2 / (||X tau||^2 + E ||X e||^2),  E ||X e||^2 = sum_j ||X_j||^2 ||e_:j||^2.
+    lambda = ||X tau||^2 / (||X tau||^2 + E ||X e||^2),  E ||X e||^2 = sum_j ||X_j||^2 ||e_:j||^2 = N(e).
 
 The transforms give the columns e_:j independent random signs, so that products of two of them vanish in
 expectation, and with them <X tau, X e>; norms of columns are all that is needed of X. The exception is a lone
 delta in codes under signs alone, with which codes commute: its e keeps the delta's signs, and more of it may
 reach the output than this sum says.
+
+Where deltas are masked by magnitude, tau is what the mask leaves of them, whose ||X tau||^2 is estimated by
+the share of N that is left. What a random mask takes and adds is noise: there tau is the whole delta.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import NamedTuple
 
-from pydelta import ops
 from pydelta._progress import progress
 from pydelta.calibration import Calibration, LayerStatistics
 from pydelta.checkpoint import Checkpoint
@@ -29,9 +33,12 @@ from pydelta.checkpoint.memory import TORCH
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import Workspace
+from pydelta.masks import Ready
+from pydelta.ops import merge_into, retrieve
 from pydelta.random import key
 from pydelta.superposition.files import StoreFiles
 from pydelta.superposition.manifest import Manifest
+from pydelta.superposition.masking import RANDOM
 from pydelta.superposition.parts import cut, input_axis
 from pydelta.superposition.rules import SUPERPOSED, Rule
 from pydelta.superposition.stored import Stored, compute
@@ -126,6 +133,14 @@ def fit_lambdas(
     return dataclasses.replace(manifest, models=entries)
 
 
+class _Norms(NamedTuple):
+    """N of a part: of the delta, of what a mask has left of it, of the error."""
+
+    delta: float
+    left: float
+    error: float
+
+
 class _Fit:
     """The factors of one model."""
 
@@ -137,39 +152,64 @@ class _Fit:
         self._work = Workspace()
 
     def run(self, calibration: Calibration, workers: Workers) -> dict[str, float]:
-        noise: dict[str, list[float]] = {tensor: [] for tensor in calibration.layers}
+        found: dict[str, list[_Norms]] = {tensor: [] for tensor in calibration.layers}
         for tensor, layer in calibration.layers.items():
-            rule = self._manifest.rules[tensor]
-            for start, shape in cut(rule, 2 * ITEMSIZE[rule.dtype] + 20):
-                job = functools.partial(self._add, noise[tensor], tensor, layer, start, shape)
+            rule, mask = self._manifest.rules[tensor], self._mask(tensor, workers)
+            for start, shape in cut(rule, 2 * ITEMSIZE[rule.dtype] + 28):
+                job = functools.partial(self._add, found[tensor], tensor, layer, mask, start, shape)
                 (workers.part if rule.dim else workers.alone)(job)
         workers.finish()
         return {
-            tensor: best_lambda(layer.output_norm2 or 0.0, math.fsum(noise[tensor]))
+            tensor: _best(layer.output_norm2 or 0.0, found[tensor])
             for tensor, layer in calibration.layers.items()
         }
 
+    def _mask(self, tensor: str, workers: Workers) -> Future[Ready] | None:
+        """Begins the mask that has taken the smaller or larger elements of the delta, if any."""
+        masking = self._manifest.masking
+        if masking.mask in (None, RANDOM):
+            return None
+        given = self._base, self._tuned, self._model.seed, self._name, tensor
+        return workers.begin(functools.partial(masking.of, *given))
+
     def _add(
-        self, noise: list[float], tensor: str, layer: LayerStatistics, start: int, shape: tuple[int, ...]
+        self,
+        found: list[_Norms],
+        tensor: str,
+        layer: LayerStatistics,
+        mask: Future[Ready] | None,
+        start: int,
+        shape: tuple[int, ...],
     ) -> int:
-        """One part's share of sum_j ||X_j||^2 ||e_:j||^2, before anything is rounded to the base's dtype."""
+        """The norms of one part, before anything is rounded to the base's dtype."""
         rule, work = self._manifest.rules[tensor], self._work
-        dtype, axis = TORCH[rule.dtype], input_axis(rule)
-        tuned = self._tuned.read(tensor, work.get("tuned", shape, dtype), start)
-        error = ops.retrieve(
-            self._base.read(tensor, work.get("base", shape, dtype), start),
+        dtype, wide, axis = TORCH[rule.dtype], compute(rule), input_axis(rule)
+        delta = work.get("delta", shape, wide)
+        delta.copy_(self._tuned.read(tensor, work.get("tuned", shape, dtype), start))
+        delta.sub_(self._base.read(tensor, work.get("base", shape, dtype), start))
+        left = delta
+        if mask is not None:
+            left = merge_into(
+                None, [delta], masks=[mask.result()], start=start, out=work.get("left", shape, wide)
+            )
+        error = retrieve(
+            work.get("zero", shape, wide).zero_(),
             self._sums.part(self._slots[tensor], start, shape),
             key(self._model.seed, "signs", self._name, tensor),
             lam=self._model.lam(tensor, 1.0),
             transform=self._manifest.transform_of(tensor),
             dim=axis,
-            out=work.get("error", shape, compute(rule)),
-        ).sub_(tuned)
-        columns = error.double().square_().sum(1 - axis)
-        noise.append(float(columns @ layer.column_norm.double().square()))
-        return tuned.nbytes
+            out=work.get("error", shape, wide),
+        ).sub_(left)
+        weights = layer.column_norm.double().square()
+        found.append(
+            _Norms(*(float(x.double().square_().sum(1 - axis) @ weights) for x in (delta, left, error)))
+        )
+        return delta.numel() * ITEMSIZE[rule.dtype]
 
 
-def best_lambda(signal: float, noise: float) -> float:
+def _best(output_norm2: float, parts: Sequence[_Norms]) -> float:
     """signal / (signal + noise), to six digits; 1 where there is neither."""
+    delta, left, noise = (math.fsum(column) for column in zip(*parts, strict=True))
+    signal = output_norm2 * left / delta if delta > 0 else output_norm2
     return float(f"{signal / (signal + noise):.6g}") if signal + noise > 0 else 1.0
