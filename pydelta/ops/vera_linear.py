@@ -109,11 +109,16 @@ def _check_indices(adapter: torch.Tensor | None, d: torch.Tensor) -> None:
 def _save(ctx: Any, inputs: tuple[Any, ...], output: _Two) -> None:
     x, weight, d, b, _, adapter, ctx.seed, ctx.stream, ctx.cached, ctx.backend = inputs
     ctx.n = x.shape[-1]
+    # No zeros are made for a gradient by the product with A, which there is none of.
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
     # The input itself is needed for nothing but the weight's gradient, which adapters do not train.
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, output[1], weight, d, b, adapter)
 
 
-def _backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad: torch.Tensor | None, _: None) -> tuple[Any, ...]:
+    if grad is None:
+        return (None,) * 10
     x, product, weight, d, b, adapter = ctx.saved_tensors
     needs = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
     found: list[torch.Tensor | None] = [None] * 3
