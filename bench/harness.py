@@ -24,6 +24,7 @@ GPU_ROWS = (512, 2048, 8192, 16384)
 SIZES = (64 * KIB, MIB, 16 * MIB, 128 * MIB, 512 * MIB)
 QUICK = {(4096, 64 * KIB), (4096, 128 * MIB), (11008, 128 * MIB)}
 CACHED = 32 * MIB  # a case that moves less than this is timed with warm caches
+LONG = 2.0  # seconds: a round that takes longer is not repeated
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 ALL_THREADS = torch.get_num_threads()
 
@@ -171,7 +172,7 @@ class Bench(Device):
                     take(name)
 
         cost = sum(self.seconds(candidate) for candidate in candidates.values()) * (2 if warm else 1)
-        rounds = min(max(int(self.budget / cost), 5), 200)
+        rounds = min(max(int(self.budget / cost), 5 if cost < LONG else 1), 200)
         self.benchmark.pedantic(take, args=("pydelta",), setup=before, rounds=rounds)
         peers = {name: times[name] for name in rivals or {}}
         peers |= {name: self.alone(peer) for name, peer in (slow or {}).items()}
@@ -197,6 +198,7 @@ class Bench(Device):
             size=case.size,
             threads=case.threads,
             inplace=case.inplace,
+            rounds=len(times["pydelta"]),
             seconds=seconds,
             gbps=moved / seconds * 1e-9,
             copy=best.removeprefix("copy "),

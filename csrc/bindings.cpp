@@ -306,6 +306,15 @@ PYBIND11_MODULE(_cpu, m) {
       },
       unlocked);
   m.def(
+      "few_rows",
+      [](uintptr_t x, uintptr_t w, uintptr_t out, int dtype, int64_t rows, int64_t depth, int64_t width,
+         int64_t step, int64_t out_step, bool across, bool add, int threads) {
+        chosen->kernels().few_rows(
+            {pointer(x), pointer(w), pointer(out), dtype, rows, depth, width, step, out_step, across, add},
+            threads);
+      },
+      unlocked);
+  m.def(
       "superposed_linear",
       [](uintptr_t x, uintptr_t model, uintptr_t out, int dtype, int64_t batch,
          const std::vector<uint64_t>& seeds, const std::vector<uint64_t>& streams,

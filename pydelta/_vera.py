@@ -1,4 +1,4 @@
-"""VeRA's products by torch's BLAS, over matrices that are made tile by tile or kept for all layers.
+"""VeRA's products over matrices that are made tile by tile or kept for all layers.
 
 Entries of the matrices lie in [-1, 1) and are of the input's dtype; the bounds sqrt(6 / fan_in) go into the
 vectors, so that one matrix serves layers of every width.
@@ -6,6 +6,7 @@ vectors, so that one matrix serves layers of every width.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -19,12 +20,17 @@ from pydelta.random import Key
 Make = Callable[..., None]
 """A backend's ``vera_matrix``: writes a part of "A" or "B" into ``out``."""
 
+Times = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, bool], None]
+"""times(x, w, out, add): x w^T into ``out``, or added to what is there. All of one dtype, any strides."""
+
 _Place = tuple[Key, str, torch.dtype, torch.device]
 _Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 TILE = {"cpu": 1 << 18}
 """Elements made at once: a second-level cache holds them on the CPU."""
 _LARGE_TILE = 1 << 24
+_READ_TWICE = 1 << 20
+"""Elements of a kept matrix that are read a second time from a last-level cache."""
 
 _KEPT: dict[_Place, torch.Tensor] = {}
 _LOCK = threading.Lock()
@@ -51,6 +57,28 @@ def rows_at_once(device: torch.device, columns: int) -> int:
     return max(1, TILE.get(device.type, _LARGE_TILE) // max(columns, 1))
 
 
+def blas(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor, add: bool) -> None:
+    """The product by torch's BLAS."""
+    if add:
+        out.addmm_(x, w.mT)
+    else:
+        torch.mm(x, w.mT, out=out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """What a backend brings: the kernel that makes the matrices, and one for products."""
+
+    make: Make
+    times: Times = blas
+
+    def product(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """x w^T, of x's dtype."""
+        out = torch.empty((len(x), len(w)), dtype=x.dtype, device=x.device)
+        self.times(x, w, out, False)
+        return out
+
+
 class Parts(Protocol):
     """Where the entries of A and B come from."""
 
@@ -75,9 +103,14 @@ class Matrices:
         self.make(self.key, which, shape, start=start, dtype=self.dtype, device=self.device, out=out)
         return out
 
-    def tiles(self, which: str, rows: int, columns: int) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Blocks of rows, and which rows they are: one block where the matrix is kept."""
-        step = rows if self.cached else min(rows, rows_at_once(self.device, columns))
+    def tiles(
+        self, which: str, rows: int, columns: int, most: int | None = None
+    ) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Blocks of rows, and which rows they are: where the matrix is kept, of ``most`` elements or all."""
+        if self.cached:
+            step = rows if most is None else max(1, most // columns)
+        else:
+            step = min(rows, rows_at_once(self.device, columns))
         memory = None
         if not self.cached:
             memory = torch.empty((step, columns), dtype=self.dtype, device=self.device)
@@ -104,7 +137,7 @@ class Matrices:
 
 
 def forward(
-    make: Make,
+    backend: Backend,
     x: torch.Tensor,
     weight: torch.Tensor | None,
     d: torch.Tensor,
@@ -119,45 +152,39 @@ def forward(
     """y and the product with A, both of x's dtype, into ``out``; see :func:`pydelta.vera_linear`."""
     y, t = (part.view(-1, part.shape[-1]) for part in out)
     m, n, rank, index = b.shape[-1], x.shape[-1], d.shape[-1], _index(adapter)
-    matrices, rows = Matrices(make, key, x.dtype, x.device, cached), x.reshape(-1, n)
-    base_layer(rows, weight, bias, y)
+    matrices, rows = Matrices(backend.make, key, x.dtype, x.device, cached), x.reshape(-1, n)
+    base_layer(backend.times, rows, weight, bias, y)
     for at, tile in matrices.tiles("A", rank, n):
-        t[:, at] = _product(rows, tile)
+        backend.times(rows, tile, t[:, at], False)
     inner = _scaled(t, _rows(d, bound(n), x.dtype, index))
     outer = b.to(compute_dtype(x.dtype)) * bound(rank)
     for at, tile in matrices.tiles("B", m, rank):
-        _add_product(y[:, at], inner, tile, outer[..., at], index)
+        if index is None and len(inner) >= rank and y.dtype is outer.dtype:
+            # Where rows are many it is less work to scale the tile than the product.
+            backend.times(inner, tile * outer[at, None], y[:, at], True)
+        else:
+            scale = outer[at] if index is None else outer[:, at][index]
+            y[:, at].addcmul_(backend.product(inner, tile), scale)
 
 
 def base_layer(
-    rows: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, out: torch.Tensor
+    times: Times,
+    rows: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
 ) -> None:
     """W x + bias into ``out``; zeros without a weight."""
     if weight is None:
         out.zero_()
-    elif bias is None:
-        torch.mm(rows, weight.mT, out=out)
-    else:
-        torch.addmm(bias, rows, weight.mT, out=out)
-
-
-def _product(rows: torch.Tensor, tile: torch.Tensor) -> torch.Tensor:
-    """rows tile^T; one row is a product with a vector, which BLAS does in half the time."""
-    return torch.mv(tile, rows[0])[None] if len(rows) == 1 else rows @ tile.mT
-
-
-def _add_product(
-    y: torch.Tensor, inner: torch.Tensor, tile: torch.Tensor, outer: torch.Tensor, index: torch.Tensor | None
-) -> None:
-    """y += outer * (inner tile^T); where rows are many the tile is scaled, not the product."""
-    if index is None and len(inner) >= inner.shape[1] and y.dtype is outer.dtype:
-        y.addmm_(inner, (tile * outer[:, None]).mT)
-    else:
-        y.addcmul_(_product(inner, tile), outer if index is None else outer[index])
+        return
+    if bias is not None:
+        out.copy_(bias)
+    times(rows, weight, out, bias is not None)
 
 
 def backward(
-    make: Make,
+    backend: Backend,
     grad: torch.Tensor,
     product: torch.Tensor,
     weight: torch.Tensor | None,
@@ -174,26 +201,27 @@ def backward(
     """The gradients by x, d and b that are needed, into ``out``; ``product`` is forward's second result."""
     m, rank, compute = b.shape[-1], d.shape[-1], compute_dtype(grad.dtype)
     g, t, index = grad.reshape(-1, m), product.reshape(-1, rank), _index(adapter)
-    matrices, chosen = Matrices(make, key, grad.dtype, grad.device, cached), _chosen(index, d, compute)
+    matrices = Matrices(backend.make, key, grad.dtype, grad.device, cached)
+    chosen = _chosen(index, d, compute)
     d_rows = _rows(d, bound(n), grad.dtype, index)
     outer = b.to(compute) * bound(rank)
     inner = _scaled(t, d_rows)
     back = torch.zeros((len(g), rank), dtype=compute, device=g.device)
-    for at, tile in matrices.tiles("B", m, rank):
+    for at, tile in matrices.tiles("B", m, rank, _READ_TWICE):
         if needs[2]:
-            products = g[:, at].to(compute) * (inner @ tile.mT)
+            products = g[:, at].to(compute) * backend.product(inner, tile)
             out[2][..., at] = (_summed(products, chosen) * bound(rank)).view_as(out[2][..., at])
         if needs[0] or needs[1]:
             scale = outer[..., at] if index is None else outer[..., at][index]
-            back += _scaled(g[:, at], scale) @ tile
+            back += backend.product(_scaled(g[:, at], scale), tile.mT)
     if needs[1]:
         out[1].copy_((_summed(back * t, chosen) * bound(n)).view_as(out[1]))
     if needs[0]:
         grad_x = out[0].view(-1, n)
-        base_layer(g, None if weight is None else weight.mT, None, grad_x)
+        base_layer(backend.times, g, None if weight is None else weight.mT, None, grad_x)
         inward = (back * d_rows).to(g.dtype)
         for at, tile in matrices.tiles("A", rank, n):
-            grad_x.addmm_(inward[:, at], tile)
+            backend.times(inward[:, at], tile.mT, grad_x, True)
 
 
 def differentiated_twice(ctx: object, *grads: torch.Tensor) -> tuple[None, ...]:
@@ -202,7 +230,7 @@ def differentiated_twice(ctx: object, *grads: torch.Tensor) -> tuple[None, ...]:
 
 
 def merge(
-    make: Make,
+    backend: Backend,
     weight: torch.Tensor,
     d: torch.Tensor,
     b: torch.Tensor,
@@ -212,7 +240,7 @@ def merge(
     cached: bool = False,
 ) -> None:
     """W + diag(b) B diag(d) A into ``out``, which may be the weight itself."""
-    matrices = Matrices(make, key, weight.dtype, weight.device, cached)
+    matrices = Matrices(backend.make, key, weight.dtype, weight.device, cached)
     merge_blocks(matrices, weight, d * bound(weight.shape[1]), b * bound(len(d)), out)
 
 

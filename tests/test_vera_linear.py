@@ -69,6 +69,12 @@ def assert_near(y, truth, magnitude, depth):
 DEPTH = N + R + 10
 
 
+def integers(*shape, dtype, seed=0):
+    """-2 to 2: products, and sums of 1100 of them, are exact in fp32."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-2, 3, shape, generator=generator).to(dtype)
+
+
 @pytest.mark.parametrize("matrices", MATRICES)
 @pytest.mark.parametrize("adapters", [0, 3])
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -261,6 +267,29 @@ def test_autocast_casts_as_for_a_linear_layer(dtype):
     assert d.grad.dtype is torch.float32
 
 
+@pytest.mark.skipif(not pydelta.backends()["cpu"], reason="the cpu backend is not built")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("depth", "width"), [(0, 5), (1, 1), (7, 5), (33, 130), (1100, 37), (9, 1100)])
+def test_products_of_few_rows(depth, width, dtype, threads):
+    """Of small integers, whose sums are exact, on either side of a tile, onto what is there too."""
+    from pydelta import native
+
+    times = native.vera.times
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    for rows in (1, 2, 3, 4, 5):
+        x, there = integers(rows, depth, dtype=dtype), integers(rows, width + 3, dtype=dtype, seed=1)
+        for w in (integers(width, depth + 2, dtype=dtype)[:, :depth], integers(depth, width, dtype=dtype).mT):
+            for add in (False, True):
+                out = there.clone()
+                times(native.extension("cpu"), x, w, out[:, :width], add)
+                truth = x.double() @ w.double().mT + there[:, :width].double() * add
+                assert_same_bits(out[:, :width], truth.to(dtype))
+                assert_same_bits(out[:, width:], there[:, width:])
+    torch.set_num_threads(before)
+
+
 SEEDS = 3, -7
 
 
@@ -272,9 +301,9 @@ def test_opcheck(backend, device, adapters):
     arguments = *given, moved["bias"], moved["adapter"], *SEEDS, True, backend
     torch.library.opcheck(torch.ops.pydelta.vera_linear.default, arguments)
     grad, product = normal(2, 3, M).to(device), normal(2, 3, R).to(device)
-    plain = [x.detach() for x in given[1:]]
+    weight, d, b = (x.detach() for x in given[1:])
     for needs in ([True] * 3, [False, True, False]):
-        arguments = grad, product, *plain, moved["adapter"], N, *SEEDS, False, needs, backend
+        arguments = N, needs, grad, d, b, product, weight, moved["adapter"], *SEEDS, False, backend
         torch.library.opcheck(torch.ops.pydelta.vera_linear_backward.default, arguments)
 
 

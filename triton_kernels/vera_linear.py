@@ -28,6 +28,8 @@ ENTRIES, DEPTH, PIECE = 32, 64, 1024
 """A tile of a matrix is ENTRIES rows of DEPTH columns; a program sums over PIECE columns of A."""
 WARPS = 4
 
+_BACKEND = _vera.Backend(vera_matrix)
+
 
 @triton.jit
 def product_with(tile, matrix, source, INTERPRETED: tl.constexpr):
@@ -106,7 +108,7 @@ def vera_forward(
         _few_rows(x, weight, d, b, key, bias, adapter, out)
     else:
         options: dict[str, Any] = {"bias": bias, "adapter": adapter, "cached": cached, "out": out}
-        _vera.forward(vera_matrix, x, weight, d, b, key, **options)
+        _vera.forward(_BACKEND, x, weight, d, b, key, **options)
 
 
 def _few_rows(
@@ -137,12 +139,12 @@ def _few_rows(
         if index is not None:
             inward, outward = inward[index], outward[index]
         inner = (t * inward).to(x.dtype)
-        _vera.base_layer(tile, weight, bias, y)
+        _vera.base_layer(_vera.blas, tile, weight, bias, y)
         onto_outputs[(triton.cdiv(m, ENTRIES),)](
             y, inner, outward.contiguous(), pack(key), packed(matrix_draw("B", 0, 0)), rows, m, rank,
             0 if index is None else m, **options,
         )  # fmt: skip
 
 
-vera_backward = functools.partial(_vera.backward, vera_matrix)
-vera_merge = functools.partial(_vera.merge, vera_matrix)
+vera_backward = functools.partial(_vera.backward, _BACKEND)
+vera_merge = functools.partial(_vera.merge, _BACKEND)

@@ -20,6 +20,7 @@ void quantize(const void*, int, const Codes&, int);
 void dequantize(const Codes&, void*, int, int);
 void superpose_codes(const Superposed&, const Codes&, int);
 void retrieve_codes(const void*, const Codes&, void*, int, int, uint64_t, uint64_t, double, int, int);
+void few_rows(const pydelta_cpu::FewRows&, int);
 void superposed_linear(const pydelta_cpu::Activations&, const Codes&, void*, int, int);
 void vera_matrix(void*, int, int64_t, int64_t, uint64_t, uint64_t, uint64_t, int);
 void square_sums(const pydelta_cpu::SquareSums&, int);
@@ -28,10 +29,11 @@ void sam_restore_(const pydelta_cpu::Restore&, int);
 void adamr_step_(const pydelta_cpu::AdamR&, int);
 
 const pydelta_cpu::Kernels& kernels() {
-  static const pydelta_cpu::Kernels table{
-      hadamard,     sign_flip,           rotate,       superpose,    retrieve,        merge_into,
-      mask_rescale, magnitude_threshold, quantize,     dequantize,   superpose_codes, retrieve_codes,
-      vera_matrix,  square_sums,         sam_perturb_, sam_restore_, adamr_step_,     superposed_linear};
+  static const pydelta_cpu::Kernels table{hadamard,    sign_flip,   rotate,           superpose,
+                                          retrieve,    merge_into,  mask_rescale,     magnitude_threshold,
+                                          quantize,    dequantize,  superpose_codes,  retrieve_codes,
+                                          vera_matrix, square_sums, sam_perturb_,     sam_restore_,
+                                          adamr_step_, few_rows,    superposed_linear};
   return table;
 }
 

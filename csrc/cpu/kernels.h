@@ -134,6 +134,17 @@ struct Activations {
   const float* lams;
 };
 
+// out (rows, width) = x (rows, depth) times a matrix (width, depth), or (depth, width) if `across`; `add`: to
+// what is there. step, out_step: elements from one row of the matrix, or of out, to the next.
+struct FewRows {
+  const void* x;
+  const void* w;
+  void* out;
+  int dtype;
+  int64_t rows, depth, width, step, out_step;
+  bool across, add;
+};
+
 // Pointers are to contiguous tensors, dtypes and transforms are the codes of csrc/core, keys are
 // (seed, stream). Results do not depend on `threads`.
 struct Kernels {
@@ -163,6 +174,8 @@ struct Kernels {
   void (*sam_perturb_)(const Perturb& job, int threads);
   void (*sam_restore_)(const Restore& job, int threads);
   void (*adamr_step_)(const AdamR& job, int threads);
+  // For few rows; not for fp64.
+  void (*few_rows)(const FewRows& product, int threads);
   // out += lam (codes) (signed x), a row of x to a row of out; not for fp64.
   void (*superposed_linear)(const Activations& x, const Codes& codes, void* out, int dtype, int threads);
 };

@@ -9,15 +9,6 @@ namespace {
 
 constexpr int kTall = 4;  // output features, and activations, whose sums are in registers together
 
-PYDELTA_INLINE inline float sum_of(Vec<float> v) {
-  float lanes[kLanes<float>];
-  memcpy(lanes, &v, sizeof(v));
-  for (int half = kLanes<float> / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  }
-  return lanes[0];
-}
-
 // Sums of kTall rows of values with `rows` activations.
 template <int rows>
 PYDELTA_INLINE inline void multiply(const float* values, int64_t n, const float* x, int64_t stride,

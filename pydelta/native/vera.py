@@ -1,4 +1,4 @@
-"""VeRA's matrices, and torch's products with them."""
+"""VeRA's matrices, and the products with them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,40 @@ def vera_matrix(
     on(out, ext.vera_matrix, out.data_ptr(), DTYPES[dtype], *shape, first, key.seed, key.stream)
 
 
-def _of_tiles(function: Callable[..., None]) -> Callable[..., None]:
-    """Torch's products over tiles that the extension's kernel makes."""
+_FEW = {torch.float32: (64, 32), torch.bfloat16: (4, 8), torch.float16: (4, 8)}
+"""Up to so many rows our kernel was faster than BLAS: for a matrix stored by rows, and for one by columns."""
+
+
+def times(ext: ModuleType, x: torch.Tensor, w: torch.Tensor, out: torch.Tensor, add: bool) -> None:
+    """x w^T: few rows by a kernel that reads the matrix once, which BLAS does not; many by BLAS."""
+    by_rows, by_columns = _FEW.get(x.dtype, (0, 0))
+    across = w.stride(1) != 1
+    stored = w.mT if across else w
+    if len(x) > (by_columns if across else by_rows) or stored.stride(1) != 1 or out.stride(1) != 1:
+        _vera.blas(x, w, out, add)
+        return
+    x = x.contiguous()
+    strides, place = (stored.stride(0), out.stride(0)), (stored.data_ptr(), out.data_ptr())
+    on(x, ext.few_rows, x.data_ptr(), *place, DTYPES[x.dtype], *x.shape, len(w), *strides, across, add)
+
+
+@functools.cache
+def _backend(ext: ModuleType) -> _vera.Backend:
+    make = functools.partial(vera_matrix, ext)
+    if hasattr(ext, "few_rows"):
+        return _vera.Backend(make, functools.partial(times, ext))
+    return _vera.Backend(make)
+
+
+def _of_backend(function: Callable[..., None]) -> Callable[..., None]:
+    """Products over tiles that the extension's kernel makes."""
 
     def run(ext: ModuleType, *args: object, **options: object) -> None:
-        function(functools.partial(vera_matrix, ext), *args, **options)
+        function(_backend(ext), *args, **options)
 
     return run
 
 
-vera_forward = _of_tiles(_vera.forward)
-vera_backward = _of_tiles(_vera.backward)
-vera_merge = _of_tiles(_vera.merge)
+vera_forward = _of_backend(_vera.forward)
+vera_backward = _of_backend(_vera.backward)
+vera_merge = _of_backend(_vera.merge)

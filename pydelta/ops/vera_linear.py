@@ -19,16 +19,7 @@ _Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def _empty(
-    x: torch.Tensor,
-    weight: torch.Tensor | None,
-    d: torch.Tensor,
-    b: torch.Tensor,
-    bias: torch.Tensor | None,
-    adapter: torch.Tensor | None,
-    seed: int,
-    stream: int,
-    cached: bool,
-    backend: str,
+    x: torch.Tensor, weight: torch.Tensor | None, d: torch.Tensor, b: torch.Tensor, *_: object
 ) -> _Two:
     return x.new_empty((*x.shape[:-1], b.shape[-1])), x.new_empty((*x.shape[:-1], d.shape[-1]))
 
@@ -46,25 +37,14 @@ def _run(
     backend: str,
 ) -> _Two:
     _check_indices(adapter, d)
-    out = _empty(x, weight, d, b, bias, adapter, seed, stream, cached, backend)
+    out = _empty(x, weight, d, b)
     kernel = _dispatch.kernel("vera_forward", x, backend)
     kernel(x, weight, d, b, key_of(seed, stream), bias=bias, adapter=adapter, cached=cached, out=out)
     return out
 
 
 def _empty_back(
-    grad: torch.Tensor,
-    product: torch.Tensor,
-    weight: torch.Tensor | None,
-    d: torch.Tensor,
-    b: torch.Tensor,
-    adapter: torch.Tensor | None,
-    n: int,
-    seed: int,
-    stream: int,
-    cached: bool,
-    needs: list[bool],
-    backend: str,
+    n: int, needs: list[bool], grad: torch.Tensor, d: torch.Tensor, b: torch.Tensor, *_: object
 ) -> _Three:
     x, dd, db = needs
     return (
@@ -75,24 +55,23 @@ def _empty_back(
 
 
 def _run_back(
+    n: int,
+    needs: list[bool],
     grad: torch.Tensor,
-    product: torch.Tensor,
-    weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
+    product: torch.Tensor,
+    weight: torch.Tensor | None,
     adapter: torch.Tensor | None,
-    n: int,
     seed: int,
     stream: int,
     cached: bool,
-    needs: list[bool],
     backend: str,
 ) -> _Three:
-    out = _empty_back(grad, product, weight, d, b, adapter, n, seed, stream, cached, needs, backend)
+    out = _empty_back(n, needs, grad, d, b)
     kernel = _dispatch.kernel("vera_backward", grad, backend)
-    key, wanted = key_of(seed, stream), (needs[0], needs[1], needs[2])
-    options: dict[str, Any] = {"n": n, "adapter": adapter, "cached": cached, "needs": wanted, "out": out}
-    kernel(grad, product, weight, d, b, key, **options)
+    options: dict[str, Any] = {"n": n, "adapter": adapter, "cached": cached, "needs": tuple(needs)}
+    kernel(grad, product, weight, d, b, key_of(seed, stream), **options, out=out)
     return out
 
 
@@ -109,17 +88,22 @@ def _check_indices(adapter: torch.Tensor | None, d: torch.Tensor) -> None:
 def _save(ctx: Any, inputs: tuple[Any, ...], output: _Two) -> None:
     x, weight, d, b, _, adapter, ctx.seed, ctx.stream, ctx.cached, ctx.backend = inputs
     ctx.n = x.shape[-1]
+    # No zeros are made for a gradient by the product with A, which there is none of.
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
     # The input itself is needed for nothing but the weight's gradient, which adapters do not train.
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, output[1], weight, d, b, adapter)
 
 
-def _backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad: torch.Tensor | None, _: None) -> tuple[Any, ...]:
+    if grad is None:
+        return (None,) * 10
     x, product, weight, d, b, adapter = ctx.saved_tensors
     needs = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
     found: list[torch.Tensor | None] = [None] * 3
     if any(needs):
-        settings = ctx.n, ctx.seed, ctx.stream, ctx.cached, needs, ctx.backend
-        parts = _operator_back(grad, product, weight, d, b, adapter, *settings)
+        settings = ctx.seed, ctx.stream, ctx.cached, ctx.backend
+        parts = _operator_back(ctx.n, needs, grad, d, b, product, weight, adapter, *settings)
         found = [part if need else None for part, need in zip(parts, needs, strict=True)]
     rows = grad.reshape(-1, grad.shape[-1])
     of_weight = rows.mT @ x.reshape(-1, x.shape[-1]) if ctx.needs_input_grad[1] else None
@@ -139,8 +123,8 @@ _operator = define(
 )
 _operator_back = define(
     "vera_linear_backward",
-    "Tensor grad, Tensor product, Tensor? weight, Tensor d, Tensor b, Tensor? adapter, int n, int seed, "
-    "int stream, bool cached, bool[] needs, str backend",
+    "int n, bool[] needs, Tensor grad, Tensor d, Tensor b, Tensor product, Tensor? weight, Tensor? adapter, "
+    "int seed, int stream, bool cached, str backend",
     "(Tensor, Tensor, Tensor)",
     _run_back,
     _empty_back,
