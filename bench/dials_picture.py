@@ -39,8 +39,9 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         for dial, style in STYLE.items():
             points = [p for p in result["points"] if (p["dial"], p["models"]) == (dial, count)]
             points.sort(key=lambda point: point["bits"])
-            bits, kept = [p["bits"] for p in points], [100 * p["kept"] for p in points]
-            axes.plot(bits, kept, **{"linewidth": 1.8, **style}, label=dial)
+            codes = [p for p in points if p["level"] != "bf16"]
+            _plot(axes, codes, **{"linewidth": 1.8, **style}, label=dial)
+            _plot(axes, [p for p in points if p["level"] == "bf16"], **{**style, "linestyle": "none"})
         axes.axhline(100, color="#333333", linewidth=1, zorder=1)
         axes.axhline(100 * result["no_bits"], color="#999999", linestyle=":", linewidth=2)
         axes.set_xscale("log", base=2)
@@ -57,5 +58,10 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     panels[0].set_ylabel("accuracy, % of the tuned models'", fontsize=13)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=12, frameon=False)
-    figure.suptitle(f"What a store's dials pay ({result['family']}, {result['tasks']} tasks)", fontsize=15)
+    title = f"What a store's dials pay ({result['family']}, {result['tasks']} tasks)"
+    figure.suptitle(f"{title}: lines are codes, lone marks one sum in bf16", fontsize=15)
     figure.savefig(path)
+
+
+def _plot(axes: Any, points: list[Any], **style: Any) -> None:
+    axes.plot([point["bits"] for point in points], [100 * point["kept"] for point in points], **style)

@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--tuned", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("docs/quality"))
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
+    parser.add_argument("--levels", choices=LEVELS, nargs="+", default=list(LEVELS))
     parser.add_argument("--sample", type=int, default=16, help="models that are scored at each point")
     parser.add_argument("--sentences", type=int, help="of each task that are scored; default: all")
     parser.add_argument("--seed", type=int, default=42)
@@ -72,7 +73,7 @@ def main() -> None:
         points = [
             stores.point(dial, level, count)
             for count in arguments.counts
-            for level in LEVELS
+            for level in arguments.levels
             for dial in DIALS
             if count * LEVELS[level].get("rate", 1) >= 1
         ]
