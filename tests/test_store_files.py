@@ -28,6 +28,12 @@ OPTIONS = {
 LATEST = {
     "largest": {"mask": "magnitude", "keep": 0.3, "dtype": "bf16", "transform": "auto"},
     "random": {"mask": "random", "keep": 0.5, "exact": True, "shuffle_layers": True},
+    "calibrated": {
+        "calibration": {"b": GOLDEN / "calibration.safetensors"},
+        "transform": "auto",
+        "lam": 0.5,
+        "weights": {"b": 2.0},
+    },
     "residual": {"mask": "breadcrumbs", "keep": 0.5, "residual": 0.1, "bits": 1, "room": 2},
 }
 """Golden stores of the present version; those of version 2 are above."""
@@ -85,7 +91,8 @@ def test_golden_stores_are_still_written(tmp_path, kind):
 def norms_of(model):
     """All numbers that are norms, taken out of a model's entry."""
     losses = [x for row in model.pop("losses", []) for x in row]
-    return [model.pop("norm2"), *model.pop("norms"), *losses]
+    lams = [x for x in model.pop("lams", []) if x is not None]
+    return [model.pop("norm2"), *model.pop("norms"), *losses, *lams]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ import torch
 from test_store_files import LATEST
 
 import pydelta
+from pydelta.calibration import Calibration, LayerStatistics
 from pydelta.superposition.manifest import VERSION
 
+LAYER = "model.layers.1.mlp.weight"
 HERE = Path(__file__).parent
 SHAPES = {
     "model.layers.0.mlp.weight": (4, 24),
@@ -38,6 +40,11 @@ def main() -> None:
     for file, factor in (("a", 7), ("b", 11)):
         tuned = {n: (x.float() + values(factor, x.shape).float() / 64).bfloat16() for n, x in base.items()}
         pydelta.save_checkpoint(tuned | buffers, HERE / f"{file}.safetensors", force=True)
+    inputs = values(13, (9, 24)).float() * torch.arange(24)
+    delta = pydelta.load_checkpoint(HERE / "b.safetensors")[LAYER].float() - base[LAYER].float()
+    output = float((inputs @ delta.T).square().sum())
+    layer = LayerStatistics(inputs.norm(dim=0), inputs.mean(0), len(inputs), 1, output)
+    Calibration({LAYER: layer}).save(HERE / "calibration.safetensors", force=True)
     models = {"a/ä": HERE / "a.safetensors", "b": HERE / "b.safetensors"}
     for kind, options in LATEST.items():
         folder = HERE / f"v{VERSION}" / kind
