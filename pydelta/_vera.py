@@ -29,8 +29,6 @@ _Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 TILE = {"cpu": 1 << 18}
 """Elements made at once: a second-level cache holds them on the CPU."""
 _LARGE_TILE = 1 << 24
-_READ_TWICE = 1 << 20
-"""Elements of a kept matrix that are read a second time from a last-level cache."""
 
 _KEPT: dict[_Place, torch.Tensor] = {}
 _LOCK = threading.Lock()
@@ -103,14 +101,9 @@ class Matrices:
         self.make(self.key, which, shape, start=start, dtype=self.dtype, device=self.device, out=out)
         return out
 
-    def tiles(
-        self, which: str, rows: int, columns: int, most: int | None = None
-    ) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Blocks of rows, and which rows they are: where the matrix is kept, of ``most`` elements or all."""
-        if self.cached:
-            step = rows if most is None else max(1, most // columns)
-        else:
-            step = min(rows, rows_at_once(self.device, columns))
+    def tiles(self, which: str, rows: int, columns: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Blocks of rows, and which rows they are: one block where the matrix is kept."""
+        step = rows if self.cached else min(rows, rows_at_once(self.device, columns))
         memory = None
         if not self.cached:
             memory = torch.empty((step, columns), dtype=self.dtype, device=self.device)
@@ -147,11 +140,15 @@ def forward(
     bias: torch.Tensor | None,
     adapter: torch.Tensor | None,
     cached: bool,
+    keep: bool,
     out: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
-    """y and the product with A, both of x's dtype, into ``out``; see :func:`pydelta.vera_linear`."""
-    y, t = (part.view(-1, part.shape[-1]) for part in out)
+    """y and what is kept for its gradients, both of x's dtype, into ``out``; see :func:`pydelta.vera_linear`.
+
+    That is the product with A and, if ``keep``, behind it that with B.
+    """
     m, n, rank, index = b.shape[-1], x.shape[-1], d.shape[-1], _index(adapter)
+    y, (t, kept) = out[0].view(-1, m), _products(out[1], rank)
     matrices, rows = Matrices(backend.make, key, x.dtype, x.device, cached), x.reshape(-1, n)
     base_layer(backend.times, rows, weight, bias, y)
     for at, tile in matrices.tiles("A", rank, n):
@@ -159,12 +156,14 @@ def forward(
     inner = _scaled(t, _rows(d, bound(n), x.dtype, index))
     outer = b.to(compute_dtype(x.dtype)) * bound(rank)
     for at, tile in matrices.tiles("B", m, rank):
-        if index is None and len(inner) >= rank and y.dtype is outer.dtype:
+        if index is None and not keep and len(inner) >= rank and y.dtype is outer.dtype:
             # Where rows are many it is less work to scale the tile than the product.
             backend.times(inner, tile * outer[at, None], y[:, at], True)
         else:
             scale = outer[at] if index is None else outer[:, at][index]
-            y[:, at].addcmul_(backend.product(inner, tile), scale)
+            part = kept[:, at] if keep else inner.new_empty((len(inner), len(tile)))
+            backend.times(inner, tile, part, False)
+            y[:, at].addcmul_(part, scale)
 
 
 def base_layer(
@@ -200,16 +199,17 @@ def backward(
 ) -> None:
     """The gradients by x, d and b that are needed, into ``out``; ``product`` is forward's second result."""
     m, rank, compute = b.shape[-1], d.shape[-1], compute_dtype(grad.dtype)
-    g, t, index = grad.reshape(-1, m), product.reshape(-1, rank), _index(adapter)
+    g, (t, kept), index = grad.reshape(-1, m), _products(product, rank), _index(adapter)
     matrices = Matrices(backend.make, key, grad.dtype, grad.device, cached)
     chosen = _chosen(index, d, compute)
     d_rows = _rows(d, bound(n), grad.dtype, index)
     outer = b.to(compute) * bound(rank)
     inner = _scaled(t, d_rows)
     back = torch.zeros((len(g), rank), dtype=compute, device=g.device)
-    for at, tile in matrices.tiles("B", m, rank, _READ_TWICE):
+    for at, tile in matrices.tiles("B", m, rank):
         if needs[2]:
-            products = g[:, at].to(compute) * backend.product(inner, tile)
+            part = kept[:, at] if kept.shape[1] else backend.product(inner, tile)
+            products = g[:, at].to(compute) * part
             out[2][..., at] = (_summed(products, chosen) * bound(rank)).view_as(out[2][..., at])
         if needs[0] or needs[1]:
             scale = outer[..., at] if index is None else outer[..., at][index]
@@ -267,6 +267,12 @@ def merge_blocks(
                 torch.addmm(here, block, strip, out=there)
             else:
                 there.copy_(torch.addmm(here.to(compute), block, strip))
+
+
+def _products(both: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The product with A, and that with B or no columns."""
+    rows = both.view(-1, both.shape[-1])
+    return rows[:, :rank], rows[:, rank:]
 
 
 def _index(adapter: torch.Tensor | None) -> torch.Tensor | None:

@@ -247,6 +247,13 @@ def test_only_what_needs_a_gradient_gets_one_and_x_is_not_kept():
     assert x.grad is weight.grad is b.grad is None
 
 
+def test_the_product_with_b_is_kept_of_few_rows_alone():
+    for rows, width in ((64, R + M), (65, R)):
+        x, weight, d, b = layer(rows)[0]
+        y = pydelta.vera_linear(x, weight, d, b.requires_grad_(), KEY)
+        assert (rows, width) in [tuple(saved.shape) for saved in y.grad_fn.saved_tensors if saved is not None]
+
+
 def test_a_gradient_of_a_gradient_is_refused():
     x, weight, d, b = (tensor.requires_grad_() for tensor in layer(2)[0])
     (grad,) = torch.autograd.grad(pydelta.vera_linear(x, weight, d, b, KEY).sum(), d, create_graph=True)
@@ -298,8 +305,10 @@ def test_opcheck(backend, device, adapters):
     tensors, options = layer(2, 3, adapters=adapters)
     given, moved = on(device, tensors, options)
     given = [x.requires_grad_() for x in given]
-    arguments = *given, moved["bias"], moved["adapter"], *SEEDS, True, backend
-    torch.library.opcheck(torch.ops.pydelta.vera_linear.default, arguments)
+    x, weight, d, b = given
+    for keep in (False, True):
+        arguments = keep, x, d, b, weight, moved["bias"], moved["adapter"], *SEEDS, True, backend
+        torch.library.opcheck(torch.ops.pydelta.vera_linear.default, arguments)
     grad, product = normal(2, 3, M).to(device), normal(2, 3, R).to(device)
     weight, d, b = (x.detach() for x in given[1:])
     for needs in ([True] * 3, [False, True, False]):

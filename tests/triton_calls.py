@@ -71,8 +71,8 @@ def call_vera(
     x, weight, y = (torch.empty(size, dtype=dtype) for size in ((rows, n), (m, n), (rows, m)))
     vectors = torch.ones(rank), torch.ones(m)
     out = y, torch.empty((rows, rank), dtype=dtype)
-    options: dict[str, Any] = {"bias": None, "adapter": None, "cached": False, "out": out}
-    kernels.vera_forward(x, weight, *vectors, key, **options)
+    options: dict[str, Any] = {"bias": None, "adapter": None, "cached": False, "keep": False}
+    kernels.vera_forward(x, weight, *vectors, key, **options, out=out)
 
 
 def call_product(kernels: Any, bits: int, dtype: torch.dtype, shape: tuple[int, ...], size: int) -> None:

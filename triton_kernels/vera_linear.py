@@ -101,14 +101,15 @@ def vera_forward(
     bias: torch.Tensor | None,
     adapter: torch.Tensor | None,
     cached: bool,
+    keep: bool,
     out: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
     few = 0 < out[0].numel() <= FEW_ROWS * b.shape[-1]
-    if not cached and few:
+    if few and not cached and not keep:
         _few_rows(x, weight, d, b, key, bias, adapter, out)
     else:
-        options: dict[str, Any] = {"bias": bias, "adapter": adapter, "cached": cached, "out": out}
-        _vera.forward(_BACKEND, x, weight, d, b, key, **options)
+        options: dict[str, Any] = {"bias": bias, "adapter": adapter, "cached": cached, "keep": keep}
+        _vera.forward(_BACKEND, x, weight, d, b, key, **options, out=out)
 
 
 def _few_rows(

@@ -7,7 +7,7 @@ using pydelta_cpu::FewRows;
 namespace {
 
 // A few rows times a large matrix, which comes from memory once: a tile of it stays in the first-level cache
-// until all rows are done with it. Sums are fp32.
+// until all rows are done with it, and meanwhile the next tile comes nearer. Sums are fp32.
 constexpr int kTall = 4;                               // rows of the matrix whose sums are in registers
 constexpr int kTogether = kVectorBytes == 64 ? 4 : 2;  // rows of activations in registers
 constexpr int kPair = 2 * kLanes<float>;
@@ -59,13 +59,19 @@ void emit(const FewRows& p, const float* block, int64_t stride, int64_t first, i
   }
 }
 
-// sums += the products of some rows with kTall rows of the matrix, lane by lane.
+template <class T>
+PYDELTA_INLINE inline void prefetch_pair(const T* p) {
+  for (int i = 0; i < kPair; i += 64 / int(sizeof(T))) __builtin_prefetch(p + i, 0, 2);
+}
+
+// sums += the products of some rows with kTall rows of the matrix, lane by lane; `ahead`: to prefetch.
 template <class T, int rows>
 PYDELTA_INLINE inline void multiply(const T* const (&w)[kTall], int64_t n, const float* x, int64_t stride,
-                                    Vec<float>* sums) {
+                                    Vec<float>* sums, const T* ahead) {
   Vec<float> sum[rows][kTall];
   memcpy(sum, sums, sizeof(sum));
   const auto step = [&](int64_t j, auto load_values) PYDELTA_INLINE {
+    prefetch_pair(ahead + j);
     Pair<float> v[kTall];
 #pragma GCC unroll 4
     for (int o = 0; o < kTall; ++o) v[o] = load_values(w[o] + j);
@@ -101,9 +107,11 @@ void along(const FewRows& p, const float* x, int64_t stride, int64_t first, int6
       for (int i = 0; i < kTall; ++i) {
         w[i] = static_cast<const T*>(p.w) + (first + least(o + i, width - 1)) * p.step + j;
       }
+      const int64_t next = j + kDepthTile < p.depth ? kDepthTile : kTall * p.step - j;
       for (int64_t r = 0; r < p.rows; r += kTogether) {
         with_constant<kTogether>(least(kTogether, p.rows - r), [&](auto rows) PYDELTA_INLINE {
-          multiply<T, rows>(w, least(kDepthTile, p.depth - j), x + r * stride + j, stride, sums + r * kTall);
+          multiply<T, rows>(w, least(kDepthTile, p.depth - j), x + r * stride + j, stride, sums + r * kTall,
+                            w[r / kTogether % kTall] + next);
         });
       }
     }
@@ -117,7 +125,7 @@ void along(const FewRows& p, const float* x, int64_t stride, int64_t first, int6
 // block += some rows' factors times `deep` rows of the matrix.
 template <class T, int rows, int deep>
 PYDELTA_INLINE inline void combine(const T* w, int64_t step, const float* x, int64_t stride, int64_t width,
-                                   float* block, int64_t wide) {
+                                   float* block, int64_t wide, const T* ahead) {
   Vec<float> factor[rows][deep];
 #pragma GCC unroll 2
   for (int r = 0; r < rows; ++r) {
@@ -125,6 +133,7 @@ PYDELTA_INLINE inline void combine(const T* w, int64_t step, const float* x, int
     for (int o = 0; o < deep; ++o) factor[r][o] = x[r * stride + o] - Vec<float>{};
   }
   const auto at = [&](int64_t c, auto load_values) PYDELTA_INLINE {
+    prefetch_pair(ahead + c);
     Pair<float> sum[rows];
 #pragma GCC unroll 2
     for (int r = 0; r < rows; ++r) sum[r] = load_pair(block + r * wide + c);
@@ -160,7 +169,8 @@ void across(const FewRows& p, const float* x, int64_t stride, int64_t first, int
     const T* const w = static_cast<const T*>(p.w) + o * p.step + first;
     for (int64_t r = 0; r < p.rows; r += 2) {
       with_constant<2>(least(2, p.rows - r), [&](auto rows) PYDELTA_INLINE {
-        combine<T, rows, deep>(w, p.step, x + r * stride + o, stride, width, block + r * wide, wide);
+        combine<T, rows, deep>(w, p.step, x + r * stride + o, stride, width, block + r * wide, wide,
+                               w + (deep + r / 2 % deep) * p.step);
       });
     }
   };

@@ -19,12 +19,16 @@ PYDELTA_INLINE inline Vec<float> multiply_add(Vec<float> a, Vec<float> b, Vec<fl
 
 // The sum of a register's lanes, by halving.
 PYDELTA_INLINE inline float sum_of(Vec<float> v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#else
   float lanes[kLanes<float>];
   memcpy(lanes, &v, sizeof(v));
   for (int half = kLanes<float> / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   }
   return lanes[0];
+#endif
 }
 
 // Columns are padded with zeros to whole words of 32 codes.

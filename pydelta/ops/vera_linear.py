@@ -13,22 +13,25 @@ from pydelta.random import Key
 
 MATRICES = ("cached", "regenerated")
 
+_KEEP = 64
+"""Up to so many rows the product with B is kept for b's gradient: few rows cost as much as reading B does."""
+
 Named = tuple[str, torch.Tensor]
 _Two = tuple[torch.Tensor, torch.Tensor]
 _Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def _empty(
-    x: torch.Tensor, weight: torch.Tensor | None, d: torch.Tensor, b: torch.Tensor, *_: object
-) -> _Two:
-    return x.new_empty((*x.shape[:-1], b.shape[-1])), x.new_empty((*x.shape[:-1], d.shape[-1]))
+def _empty(keep: bool, x: torch.Tensor, d: torch.Tensor, b: torch.Tensor, *_: object) -> _Two:
+    m, rank = b.shape[-1], d.shape[-1]
+    return x.new_empty((*x.shape[:-1], m)), x.new_empty((*x.shape[:-1], rank + m * keep))
 
 
 def _run(
+    keep: bool,
     x: torch.Tensor,
-    weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
+    weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     adapter: torch.Tensor | None,
     seed: int,
@@ -37,9 +40,10 @@ def _run(
     backend: str,
 ) -> _Two:
     _check_indices(adapter, d)
-    out = _empty(x, weight, d, b)
+    out = _empty(keep, x, d, b)
     kernel = _dispatch.kernel("vera_forward", x, backend)
-    kernel(x, weight, d, b, key_of(seed, stream), bias=bias, adapter=adapter, cached=cached, out=out)
+    options: dict[str, Any] = {"bias": bias, "adapter": adapter, "cached": cached, "keep": keep}
+    kernel(x, weight, d, b, key_of(seed, stream), **options, out=out)
     return out
 
 
@@ -86,35 +90,35 @@ def _check_indices(adapter: torch.Tensor | None, d: torch.Tensor) -> None:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: _Two) -> None:
-    x, weight, d, b, _, adapter, ctx.seed, ctx.stream, ctx.cached, ctx.backend = inputs
+    _, x, d, b, weight, _, adapter, ctx.seed, ctx.stream, ctx.cached, ctx.backend = inputs
     ctx.n = x.shape[-1]
-    # No zeros are made for a gradient by the product with A, which there is none of.
+    # No zeros are made for a gradient by the products, which there is none of.
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
     # The input itself is needed for nothing but the weight's gradient, which adapters do not train.
-    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, output[1], weight, d, b, adapter)
+    ctx.save_for_backward(x if ctx.needs_input_grad[4] else None, output[1], weight, d, b, adapter)
 
 
 def _backward(ctx: Any, grad: torch.Tensor | None, _: None) -> tuple[Any, ...]:
     if grad is None:
-        return (None,) * 10
+        return (None,) * 11
     x, product, weight, d, b, adapter = ctx.saved_tensors
-    needs = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
+    needs = [ctx.needs_input_grad[i] for i in (1, 2, 3)]
     found: list[torch.Tensor | None] = [None] * 3
     if any(needs):
         settings = ctx.seed, ctx.stream, ctx.cached, ctx.backend
         parts = _operator_back(ctx.n, needs, grad, d, b, product, weight, adapter, *settings)
         found = [part if need else None for part, need in zip(parts, needs, strict=True)]
     rows = grad.reshape(-1, grad.shape[-1])
-    of_weight = rows.mT @ x.reshape(-1, x.shape[-1]) if ctx.needs_input_grad[1] else None
-    of_bias = rows.sum(0) if ctx.needs_input_grad[4] else None
-    return found[0], of_weight, found[1], found[2], of_bias, None, None, None, None, None
+    of_weight = rows.mT @ x.reshape(-1, x.shape[-1]) if ctx.needs_input_grad[4] else None
+    of_bias = rows.sum(0) if ctx.needs_input_grad[5] else None
+    return None, *found, of_weight, of_bias, None, None, None, None, None
 
 
 _operator = define(
     "vera_linear",
-    "Tensor x, Tensor? weight, Tensor d, Tensor b, Tensor? bias, Tensor? adapter, int seed, int stream, "
-    "bool cached, str backend",
+    "bool keep, Tensor x, Tensor d, Tensor b, Tensor? weight, Tensor? bias, Tensor? adapter, int seed, "
+    "int stream, bool cached, str backend",
     "(Tensor, Tensor)",
     _run,
     _empty,
@@ -149,7 +153,8 @@ def vera_linear(
     A is sqrt(6 / n) times :func:`pydelta.vera_matrix` "A" of shape (r, n), B is sqrt(6 / r) times "B" of
     shape (m, r), their entries in x's dtype. With ``adapter`` each row of x has an adapter of its own; the
     batch still takes one product with A and one with B. Differentiable once, in x, d, b, bias and weight;
-    A x is all that is kept for it. Under ``torch.autocast`` x, weight and bias are cast as a linear layer's.
+    A x is all that is kept for it, and of up to 64 rows the product with B, where A and B are. Under
+    ``torch.autocast`` x, weight and bias are cast as a linear layer's.
 
     Args:
         x: (..., n) float32, bfloat16, float16 or float64; any strides.
@@ -190,8 +195,9 @@ def vera_linear(
         _check_adapter(adapter, x)
     matrices = _check.choice(op, "matrices", MATRICES[0] if matrices is None else matrices, MATRICES)
     key, backend = _check.key(op, "key", key), _check.backend(op, backend)
-    seeds = to_int64(key.seed), to_int64(key.stream)
-    y: torch.Tensor = _operator(x, weight, d, b, bias, adapter, *seeds, matrices == MATRICES[0], backend)[0]
+    seeds, cached = (to_int64(key.seed), to_int64(key.stream)), matrices == MATRICES[0]
+    keep = cached and b.requires_grad and torch.is_grad_enabled() and x.numel() <= _KEEP * x.shape[-1]
+    y: torch.Tensor = _operator(keep, x, d, b, weight, bias, adapter, *seeds, cached, backend)[0]
     return y
 
 
