@@ -141,14 +141,11 @@ def forward(
     adapter: torch.Tensor | None,
     cached: bool,
     keep: bool,
-    out: tuple[torch.Tensor, torch.Tensor],
+    out: _Three,
 ) -> None:
-    """y and what is kept for its gradients, both of x's dtype, into ``out``; see :func:`pydelta.vera_linear`.
-
-    That is the product with A and, if ``keep``, behind it that with B.
-    """
+    """y, the product with A and, if ``keep``, that with B, all of x's dtype, into ``out``."""
     m, n, rank, index = b.shape[-1], x.shape[-1], d.shape[-1], _index(adapter)
-    y, (t, kept) = out[0].view(-1, m), _products(out[1], rank)
+    y, t, kept = (part.view(-1, size) for part, size in zip(out, (m, rank, m), strict=True))
     matrices, rows = Matrices(backend.make, key, x.dtype, x.device, cached), x.reshape(-1, n)
     base_layer(backend.times, rows, weight, bias, y)
     for at, tile in matrices.tiles("A", rank, n):
@@ -185,7 +182,7 @@ def base_layer(
 def backward(
     backend: Backend,
     grad: torch.Tensor,
-    product: torch.Tensor,
+    products: tuple[torch.Tensor, torch.Tensor],
     weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
@@ -197,9 +194,10 @@ def backward(
     needs: tuple[bool, bool, bool],
     out: _Three,
 ) -> None:
-    """The gradients by x, d and b that are needed, into ``out``; ``product`` is forward's second result."""
+    """The gradients by x, d and b that are needed, into ``out``; ``products`` are forward's."""
     m, rank, compute = b.shape[-1], d.shape[-1], compute_dtype(grad.dtype)
-    g, (t, kept), index = grad.reshape(-1, m), _products(product, rank), _index(adapter)
+    g, t, kept = grad.reshape(-1, m), products[0].view(-1, rank), products[1].view(-1, m)
+    index = _index(adapter)
     matrices = Matrices(backend.make, key, grad.dtype, grad.device, cached)
     chosen = _chosen(index, d, compute)
     d_rows = _rows(d, bound(n), grad.dtype, index)
@@ -208,9 +206,10 @@ def backward(
     back = torch.zeros((len(g), rank), dtype=compute, device=g.device)
     for at, tile in matrices.tiles("B", m, rank):
         if needs[2]:
-            part = kept[:, at] if kept.shape[1] else backend.product(inner, tile)
-            products = g[:, at].to(compute) * part
-            out[2][..., at] = (_summed(products, chosen) * bound(rank)).view_as(out[2][..., at])
+            part = kept[:, at] if len(kept) else backend.product(inner, tile)
+            out[2][..., at] = (_summed(g[:, at].to(compute) * part, chosen) * bound(rank)).view_as(
+                out[2][..., at]
+            )
         if needs[0] or needs[1]:
             scale = outer[..., at] if index is None else outer[..., at][index]
             back += backend.product(_scaled(g[:, at], scale), tile.mT)
@@ -267,12 +266,6 @@ def merge_blocks(
                 torch.addmm(here, block, strip, out=there)
             else:
                 there.copy_(torch.addmm(here.to(compute), block, strip))
-
-
-def _products(both: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The product with A, and that with B or no columns."""
-    rows = both.view(-1, both.shape[-1])
-    return rows[:, :rank], rows[:, rank:]
 
 
 def _index(adapter: torch.Tensor | None) -> torch.Tensor | None:

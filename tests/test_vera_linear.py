@@ -247,11 +247,15 @@ def test_only_what_needs_a_gradient_gets_one_and_x_is_not_kept():
     assert x.grad is weight.grad is b.grad is None
 
 
-def test_the_product_with_b_is_kept_of_few_rows_alone():
-    for rows, width in ((64, R + M), (65, R)):
-        x, weight, d, b = layer(rows)[0]
-        y = pydelta.vera_linear(x, weight, d, b.requires_grad_(), KEY)
-        assert (rows, width) in [tuple(saved.shape) for saved in y.grad_fn.saved_tensors if saved is not None]
+@pytest.mark.parametrize("matrices", MATRICES)
+def test_the_product_with_b_is_kept_where_b_is(matrices):
+    for trained in (False, True):
+        x, weight, d, b = layer(3)[0]
+        y = pydelta.vera_linear(
+            x, weight, d.requires_grad_(), b.requires_grad_(trained), KEY, matrices=matrices
+        )
+        kept = sum(saved is not None and saved.shape == y.shape for saved in y.grad_fn.saved_tensors)
+        assert kept == (trained and matrices == "cached")
 
 
 def test_a_gradient_of_a_gradient_is_refused():
@@ -309,10 +313,10 @@ def test_opcheck(backend, device, adapters):
     for keep in (False, True):
         arguments = keep, x, d, b, weight, moved["bias"], moved["adapter"], *SEEDS, True, backend
         torch.library.opcheck(torch.ops.pydelta.vera_linear.default, arguments)
-    grad, product = normal(2, 3, M).to(device), normal(2, 3, R).to(device)
+    grad, inner, outer = (normal(2, 3, size).to(device) for size in (M, R, M))
     weight, d, b = (x.detach() for x in given[1:])
     for needs in ([True] * 3, [False, True, False]):
-        arguments = N, needs, grad, d, b, product, weight, moved["adapter"], *SEEDS, False, backend
+        arguments = N, needs, grad, d, b, inner, outer, weight, moved["adapter"], *SEEDS, False, backend
         torch.library.opcheck(torch.ops.pydelta.vera_linear_backward.default, arguments)
 
 

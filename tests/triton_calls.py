@@ -70,7 +70,7 @@ def call_vera(
     rows, n, m = shape
     x, weight, y = (torch.empty(size, dtype=dtype) for size in ((rows, n), (m, n), (rows, m)))
     vectors = torch.ones(rank), torch.ones(m)
-    out = y, torch.empty((rows, rank), dtype=dtype)
+    out = y, torch.empty((rows, rank), dtype=dtype), torch.empty(0, dtype=dtype)
     options: dict[str, Any] = {"bias": None, "adapter": None, "cached": False, "keep": False}
     kernels.vera_forward(x, weight, *vectors, key, **options, out=out)
 

@@ -102,7 +102,7 @@ def vera_forward(
     adapter: torch.Tensor | None,
     cached: bool,
     keep: bool,
-    out: tuple[torch.Tensor, torch.Tensor],
+    out: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:
     few = 0 < out[0].numel() <= FEW_ROWS * b.shape[-1]
     if few and not cached and not keep:
@@ -120,10 +120,10 @@ def _few_rows(
     key: Key,
     bias: torch.Tensor | None,
     adapter: torch.Tensor | None,
-    out: tuple[torch.Tensor, torch.Tensor],
+    out: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:
     m, n, rank, compute = b.shape[-1], x.shape[-1], d.shape[-1], compute_dtype(x.dtype)
-    y, t = (part.view(-1, part.shape[-1]) for part in out)
+    y, t = (part.view(-1, part.shape[-1]) for part in out[:2])
     tile = x.reshape(-1, n).contiguous()
     rows, index = len(tile), None if adapter is None else adapter.flatten()
     pieces, across = triton.cdiv(n, PIECE), triton.cdiv(rank, ENTRIES)

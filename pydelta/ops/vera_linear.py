@@ -13,17 +13,13 @@ from pydelta.random import Key
 
 MATRICES = ("cached", "regenerated")
 
-_KEEP = 64
-"""Up to so many rows the product with B is kept for b's gradient: few rows cost as much as reading B does."""
-
 Named = tuple[str, torch.Tensor]
-_Two = tuple[torch.Tensor, torch.Tensor]
 _Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def _empty(keep: bool, x: torch.Tensor, d: torch.Tensor, b: torch.Tensor, *_: object) -> _Two:
-    m, rank = b.shape[-1], d.shape[-1]
-    return x.new_empty((*x.shape[:-1], m)), x.new_empty((*x.shape[:-1], rank + m * keep))
+def _empty(keep: bool, x: torch.Tensor, d: torch.Tensor, b: torch.Tensor, *_: object) -> _Three:
+    y, inner = (x.new_empty((*x.shape[:-1], vector.shape[-1])) for vector in (b, d))
+    return y, inner, x.new_empty(y.shape if keep else (0,))
 
 
 def _run(
@@ -38,7 +34,7 @@ def _run(
     stream: int,
     cached: bool,
     backend: str,
-) -> _Two:
+) -> _Three:
     _check_indices(adapter, d)
     out = _empty(keep, x, d, b)
     kernel = _dispatch.kernel("vera_forward", x, backend)
@@ -64,7 +60,8 @@ def _run_back(
     grad: torch.Tensor,
     d: torch.Tensor,
     b: torch.Tensor,
-    product: torch.Tensor,
+    inner: torch.Tensor,
+    outer: torch.Tensor,
     weight: torch.Tensor | None,
     adapter: torch.Tensor | None,
     seed: int,
@@ -75,7 +72,7 @@ def _run_back(
     out = _empty_back(n, needs, grad, d, b)
     kernel = _dispatch.kernel("vera_backward", grad, backend)
     options: dict[str, Any] = {"n": n, "adapter": adapter, "cached": cached, "needs": tuple(needs)}
-    kernel(grad, product, weight, d, b, key_of(seed, stream), **options, out=out)
+    kernel(grad, (inner, outer), weight, d, b, key_of(seed, stream), **options, out=out)
     return out
 
 
@@ -89,25 +86,25 @@ def _check_indices(adapter: torch.Tensor | None, d: torch.Tensor) -> None:
         raise ValueError(f"[vera_linear] adapter must lie in [0, {len(d) - 1}], got {wrong}")
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: _Two) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: _Three) -> None:
     _, x, d, b, weight, _, adapter, ctx.seed, ctx.stream, ctx.cached, ctx.backend = inputs
     ctx.n = x.shape[-1]
     # No zeros are made for a gradient by the products, which there is none of.
-    ctx.mark_non_differentiable(output[1])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     # The input itself is needed for nothing but the weight's gradient, which adapters do not train.
-    ctx.save_for_backward(x if ctx.needs_input_grad[4] else None, output[1], weight, d, b, adapter)
+    ctx.save_for_backward(x if ctx.needs_input_grad[4] else None, *output[1:], weight, d, b, adapter)
 
 
-def _backward(ctx: Any, grad: torch.Tensor | None, _: None) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad: torch.Tensor | None, *_: None) -> tuple[Any, ...]:
     if grad is None:
         return (None,) * 11
-    x, product, weight, d, b, adapter = ctx.saved_tensors
+    x, inner, outer, weight, d, b, adapter = ctx.saved_tensors
     needs = [ctx.needs_input_grad[i] for i in (1, 2, 3)]
     found: list[torch.Tensor | None] = [None] * 3
     if any(needs):
         settings = ctx.seed, ctx.stream, ctx.cached, ctx.backend
-        parts = _operator_back(ctx.n, needs, grad, d, b, product, weight, adapter, *settings)
+        parts = _operator_back(ctx.n, needs, grad, d, b, inner, outer, weight, adapter, *settings)
         found = [part if need else None for part, need in zip(parts, needs, strict=True)]
     rows = grad.reshape(-1, grad.shape[-1])
     of_weight = rows.mT @ x.reshape(-1, x.shape[-1]) if ctx.needs_input_grad[4] else None
@@ -119,7 +116,7 @@ _operator = define(
     "vera_linear",
     "bool keep, Tensor x, Tensor d, Tensor b, Tensor? weight, Tensor? bias, Tensor? adapter, int seed, "
     "int stream, bool cached, str backend",
-    "(Tensor, Tensor)",
+    "(Tensor, Tensor, Tensor)",
     _run,
     _empty,
     _backward,
@@ -127,8 +124,8 @@ _operator = define(
 )
 _operator_back = define(
     "vera_linear_backward",
-    "int n, bool[] needs, Tensor grad, Tensor d, Tensor b, Tensor product, Tensor? weight, Tensor? adapter, "
-    "int seed, int stream, bool cached, str backend",
+    "int n, bool[] needs, Tensor grad, Tensor d, Tensor b, Tensor inner, Tensor outer, Tensor? weight, "
+    "Tensor? adapter, int seed, int stream, bool cached, str backend",
     "(Tensor, Tensor, Tensor)",
     _run_back,
     _empty_back,
@@ -153,8 +150,8 @@ def vera_linear(
     A is sqrt(6 / n) times :func:`pydelta.vera_matrix` "A" of shape (r, n), B is sqrt(6 / r) times "B" of
     shape (m, r), their entries in x's dtype. With ``adapter`` each row of x has an adapter of its own; the
     batch still takes one product with A and one with B. Differentiable once, in x, d, b, bias and weight;
-    A x is all that is kept for it, and of up to 64 rows the product with B, where A and B are. Under
-    ``torch.autocast`` x, weight and bias are cast as a linear layer's.
+    for it A x is kept and, where A and B are, the product with B. Under ``torch.autocast`` x, weight and bias
+    are cast as a linear layer's.
 
     Args:
         x: (..., n) float32, bfloat16, float16 or float64; any strides.
@@ -168,7 +165,7 @@ def vera_linear(
         adapter: one index for each row of x: int64, of shape ``x.shape[:-1]``.
         matrices: "cached" keeps A and B once for the process, dtype and device, shared by all layers, which
             is the default: it was faster wherever it was measured. "regenerated" makes them tile by tile in
-            every call and keeps nothing.
+            every call and keeps nothing; b's gradient then takes the product with B a second time.
         backend: "reference", "cpu", "cuda" or "triton" instead of the dispatcher's choice.
 
     Returns:
@@ -196,7 +193,7 @@ def vera_linear(
     matrices = _check.choice(op, "matrices", MATRICES[0] if matrices is None else matrices, MATRICES)
     key, backend = _check.key(op, "key", key), _check.backend(op, backend)
     seeds, cached = (to_int64(key.seed), to_int64(key.stream)), matrices == MATRICES[0]
-    keep = cached and b.requires_grad and torch.is_grad_enabled() and x.numel() <= _KEEP * x.shape[-1]
+    keep = cached and b.requires_grad and torch.is_grad_enabled()
     y: torch.Tensor = _operator(keep, x, d, b, weight, bias, adapter, *seeds, cached, backend)[0]
     return y
 

@@ -47,8 +47,8 @@ def vera_forward(
     adapter: torch.Tensor | None = None,
     cached: bool = True,
     keep: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """y, and what is kept for its gradients: the product with A's entries, if ``keep`` that with B's too."""
+) -> _Three:
+    """y, and for its gradients the products with the entries of A and, if ``keep``, B."""
     compute = compute_dtype(x.dtype)
     a_matrix, b_matrix = scaled_matrices(key, d.shape[-1], x.shape[-1], b.shape[-1], x.dtype, x.device)
     d, b = (v.to(compute) if adapter is None else v.to(compute)[adapter] for v in (d, b))
@@ -60,12 +60,12 @@ def vera_forward(
     if bias is not None:
         y = y + bias.to(compute)
     of_a, of_b = product / math.sqrt(6 / max(x.shape[-1], 1)), outer / math.sqrt(6 / d.shape[-1])
-    return y.to(x.dtype), (torch.cat((of_a, of_b), -1) if keep else of_a).to(x.dtype)
+    return y.to(x.dtype), of_a.to(x.dtype), of_b.to(x.dtype) if keep else x.new_empty(0)
 
 
 def vera_backward(
     grad: torch.Tensor,
-    product: torch.Tensor,
+    products: tuple[torch.Tensor, torch.Tensor],
     weight: torch.Tensor | None,
     d: torch.Tensor,
     b: torch.Tensor,
@@ -76,11 +76,11 @@ def vera_backward(
     cached: bool = True,
     needs: tuple[bool, bool, bool] = (True, True, True),
 ) -> _Three:
-    """The gradients by x, d and b, from A x (what is kept of B is not used); one not needed is empty."""
+    """The gradients by x, d and b, from A x alone; one that is not needed is empty."""
     compute, rank, m = compute_dtype(grad.dtype), d.shape[-1], b.shape[-1]
     a_matrix, b_matrix = scaled_matrices(key, rank, n, m, grad.dtype, grad.device)
-    g, t = (part.reshape(-1, part.shape[-1]).to(compute) for part in (grad, product))
-    t = math.sqrt(6 / max(n, 1)) * t[:, :rank]
+    g, t = (part.reshape(-1, part.shape[-1]).to(compute) for part in (grad, products[0]))
+    t = math.sqrt(6 / max(n, 1)) * t
     index = torch.zeros(len(g), dtype=torch.int64, device=g.device) if adapter is None else adapter.flatten()
     d_rows, b_rows = (v.to(compute).reshape(-1, v.shape[-1])[index] for v in (d, b))
     inner = (b_rows * g) @ b_matrix
