@@ -9,6 +9,7 @@ from tolerance import UNIT
 
 import pydelta
 from pydelta import _vera, reference
+from pydelta.native.vera import times
 from pydelta.ops.vera_linear import MATRICES
 
 KEY = pydelta.key(42, "vera")
@@ -278,15 +279,11 @@ def test_autocast_casts_as_for_a_linear_layer(dtype):
     assert d.grad.dtype is torch.float32
 
 
-@pytest.mark.skipif(not pydelta.backends()["cpu"], reason="the cpu backend is not built")
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("depth", "width"), [(0, 5), (1, 1), (7, 5), (33, 130), (1100, 37), (9, 1100)])
-def test_products_of_few_rows(depth, width, dtype, threads):
+def test_products_of_few_rows(isa, extension, depth, width, dtype, threads):
     """Of small integers, whose sums are exact, on either side of a tile, onto what is there too."""
-    from pydelta import native
-
-    times = native.vera.times
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     for rows in (1, 2, 3, 4, 5):
@@ -294,7 +291,7 @@ def test_products_of_few_rows(depth, width, dtype, threads):
         for w in (integers(width, depth + 2, dtype=dtype)[:, :depth], integers(depth, width, dtype=dtype).mT):
             for add in (False, True):
                 out = there.clone()
-                times(native.extension("cpu"), x, w, out[:, :width], add)
+                times(extension, x, w, out[:, :width], add)
                 truth = x.double() @ w.double().mT + there[:, :width].double() * add
                 assert_same_bits(out[:, :width], truth.to(dtype))
                 assert_same_bits(out[:, width:], there[:, width:])
