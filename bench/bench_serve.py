@@ -70,6 +70,7 @@ def file(results: list[Result], op: str, seconds: dict[str, float], **facts: Any
     )
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of PEFT with transformers
 def test_swap(served: tuple[Path, Superposition, Any], results: list[Result]) -> None:
     folder, store, base = served
     bank, other = store.attach(base), copy.deepcopy(base)
