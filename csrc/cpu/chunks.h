@@ -55,7 +55,8 @@ inline double halve(double* x, int64_t count) {
   return x[0];
 }
 
-// Adds squares up in lanes: element j goes to lane j mod kSumLanes.
+// Adds squares up in lanes: element j goes to lane j mod kSumLanes. The square of an fp32 number is exact in
+// fp64.
 template <class C>
 class SquareLanes {
  public:
@@ -68,19 +69,19 @@ class SquareLanes {
     if constexpr (sizeof(C) == 4) {
       const Wide wide(v);
 #pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k) add_square(at + k * kLanes<double>, wide.v[k]);
+      for (int k = 0; k < 4; ++k) {
+        double* const lane = at + k * kLanes<double>;
+        put(lane, add_exact_product<double>(load(lane), wide.v[k], wide.v[k]));
+      }
     } else {
-      add_square(at, v.a);
-      add_square(at + kLanes<double>, v.b);
+      put(at, load(at) + v.a * v.a);
+      put(at + kLanes<double>, load(at + kLanes<double>) + v.b * v.b);
     }
   }
   double sum() { return halve(lane_, used_); }
 
  private:
-  PYDELTA_INLINE static void add_square(double* lane, Vec<double> v) {
-    const Vec<double> sum = load(lane) + v * v;
-    memcpy(lane, &sum, sizeof(sum));
-  }
+  PYDELTA_INLINE static void put(double* lane, Vec<double> sum) { memcpy(lane, &sum, sizeof(sum)); }
   alignas(kVectorBytes) double lane_[kSumLanes + 2 * kLanes<float>];
   int64_t used_;
 };
