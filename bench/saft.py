@@ -5,16 +5,15 @@ r"""Does training decide how well a delta merges? Five optimizers, six merges, s
         --out OUT
 
 Every model starts from one base and sees the same batches in the same order. Merges choose their coefficient
-on inputs apart from the test. Writes OUT/saft.json, OUT/images/saft.png and the tables of OUT/saft.md; for a
-FOLDER with a finetune.py, OUT/saft-sentences.json and so on. What was tuned and judged there stays in DIR, so
-a run that was cut off goes on; with --tune-only and --optimizers several processes share the tuning.
+on inputs apart from the test. Writes OUT/quality/saft-digits.json, OUT/images/saft-digits.png and the tables
+of OUT/saft.md; for a FOLDER with a finetune.py the same with "sentences". What was tuned and judged there
+stays in DIR, so a run that was cut off goes on; with --optimizers several processes share the work.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -27,20 +26,19 @@ from saft_tuning import Costs, SentenceTuning, digits_families
 
 def main() -> None:
     arguments = parsed()
-    started, runs = time.time(), []
+    runs = []
     judging = judged_digits if arguments.family == "digits" else judged_sentences
     for seed, name, cost, found in judging(arguments):
         runs.append({"seed": seed, "optimizer": name, **cost, "accuracy": found})
         shown = "  ".join(f"{method} {100 * value:.1f}" for method, value in found.items())
         print(f"seed {seed}  {name:18} {shown}", flush=True)
-    if not runs:
+    if arguments.tune_only or arguments.optimizers:
         return
-    hidden = ("out", "work", "tune_only", "optimizers")
+    places = ("family", "out", "work", "tune_only", "optimizers")
     result = {
         "family": arguments.family if arguments.family == "digits" else "sentences",
-        "arguments": {name: str(value) for name, value in vars(arguments).items() if name not in hidden},
+        "arguments": {name: str(value) for name, value in vars(arguments).items() if name not in places},
         "torch": torch.__version__,
-        "minutes": (time.time() - started) / 60,
         "runs": runs,
     }
     saft_report.write(result, arguments.out)
@@ -59,7 +57,7 @@ def parsed() -> argparse.Namespace:
         "--choice", type=int, default=300, help="sentences of each task for choosing a coefficient"
     )
     parser.add_argument("--tune-only", action="store_true", help="judge later")
-    parser.add_argument("--optimizers", nargs="+", help="with --tune-only: these alone")
+    parser.add_argument("--optimizers", nargs="+", help="of a sentence family: these alone")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.family != "digits" and arguments.work is None:
