@@ -52,7 +52,7 @@ def spread(values: list[float]) -> float:
 
 
 def table(cells: Cells) -> list[str]:
-    """Mean and standard deviation over the seeds; the best mean of a row in bold."""
+    """Mean and, of several seeds, standard deviation over them; the best mean of a row in bold."""
     optimizers = list(next(iter(cells.values())))
     lines = [f"| accuracy, % | {' | '.join(optimizers)} |", "|---" * (len(optimizers) + 1) + "|"]
     for method, row in cells.items():
@@ -61,7 +61,8 @@ def table(cells: Cells) -> list[str]:
         for optimizer in optimizers:
             mean = round(statistics.fmean(row[optimizer]), 1)
             text = f"{mean:.1f}" if mean < best else f"**{mean:.1f}**"
-            texts.append(f"{text} ± {spread(row[optimizer]):.1f}")
+            several = len(row[optimizer]) > 1
+            texts.append(f"{text} ± {spread(row[optimizer]):.1f}" if several else text)
         lines.append(f"| {method} | {' | '.join(texts)} |")
     return lines
 

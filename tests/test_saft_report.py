@@ -31,3 +31,4 @@ def test_a_new_family_comes_last(report):
     assert "| tuned | **50.0** ± 35.4 |" in page
     assert "| AdamW | 1.00 | 2.00 |" in page
     assert report.with_tables(page, result) == page
+    assert "| tuned | **75.0** |" in report.with_tables(page, {**result, "runs": [run]})
