@@ -1,4 +1,7 @@
-"""AdamR's step, with its norms, beside torch's AdamW in its fused and its foreach form."""
+"""AdamR's step, with its norms, beside torch's AdamW in its fused and its foreach form.
+
+cd bench && pytest bench_adamr_step_.py bench_sam.py --record training      the table in docs/saft.md
+"""
 
 import torch
 from harness import Bench, Case
@@ -28,7 +31,8 @@ def test_adamr_step(case: Case, bench: Bench) -> None:
 
     def run() -> None:
         ops.square_sums(grads)
-        pydelta.adamr_step_(params, grads, moments, squares, bases=bases, pull=pull, **OPTIONS)
+        lists = params, grads, moments, squares
+        pydelta.adamr_step_(*lists, bases=bases, pull=pull, sums=False, **OPTIONS)
 
     rivals = {}
     for form in ("fused", "foreach"):

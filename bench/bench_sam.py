@@ -1,4 +1,7 @@
-"""``sam_perturb_`` and ``sam_restore_`` beside the code that one finds, and torch's foreach functions."""
+"""``sam_perturb_`` and ``sam_restore_`` beside the code that one finds, and torch's foreach functions.
+
+cd bench && pytest bench_sam.py bench_adamr_step_.py --record training      the table in docs/saft.md
+"""
 
 import torch
 from harness import Bench, Case

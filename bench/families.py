@@ -99,16 +99,19 @@ class Sentences:
         tuned: folders with TASK/model.safetensors and TASK/head.safetensors, as that writes them, or
             TASK-SEED/..., as ``tune_family.py`` does.
         limit: sentences of a task that are scored, drawn at random; all by default.
+        choice: of its first 300 training sentences, those for choosing a lambda, likewise.
     """
 
     CHOICE = 300
 
-    def __init__(self, folder: Path, tuned: Sequence[Path], limit: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, tuned: Sequence[Path], limit: int | None = None, choice: int | None = None
+    ) -> None:
         self.module = finetune_module(folder)
         from transformers import AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(self.module.MODEL)
-        self.limit = limit
+        self.limits = {"test": limit, "choice": limit if choice is None else choice}
         folders = self._found(tuned)
         self.tasks = {folder.name: self._task(folder) for folder in folders}
         self.heads = {folder.name: load_checkpoint(folder / "head.safetensors") for folder in folders}
@@ -148,8 +151,9 @@ class Sentences:
     def score(self, model: str, weights: Weights, split: str) -> float:
         train, test = self.rows[self.tasks[model]]
         rows = test if split == "test" else train[: self.CHOICE]
-        if self.limit is not None and self.limit < len(rows):
-            rows = random.Random(0).sample(rows, self.limit)
+        limit = self.limits[split]
+        if limit is not None and limit < len(rows):
+            rows = random.Random(0).sample(rows, limit)
         return float(self.module.accuracy(self.net(model, weights), rows, self.tokenizer))
 
     def calibrate(self, model: str) -> Calibration:
@@ -163,9 +167,11 @@ class Sentences:
         return {name: x.detach().clone() for name, x in net.enc.state_dict().items()}
 
 
-def sentences(folder: Path, tuned: Sequence[Path], limit: int | None = None) -> Family:
+def sentences(
+    folder: Path, tuned: Sequence[Path], limit: int | None = None, choice: int | None = None
+) -> Family:
     """Fine-tunes that a folder's ``finetune.py`` or ``tune_family.py`` made."""
-    found = Sentences(folder, tuned, limit)
+    found = Sentences(folder, tuned, limit, choice)
     return Family("sentences", found.base(), found.tuned, found.tasks, found.score, found.calibrate)
 
 

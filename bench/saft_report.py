@@ -12,23 +12,30 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from quality_pictures import COLOURS, MARKERS
 
-MARK = "<!-- what follows is written by bench/saft.py -->\n"
 Cells = dict[str, dict[str, list[float]]]
 
 
 def write(result: Mapping[str, Any], out: Path) -> None:
-    """OUT/saft.json, the tables of OUT/saft.md, whose text is written by hand, and OUT/images/saft.png."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "images").mkdir(exist_ok=True)
-    (out / "saft.json").write_text(json.dumps(result, indent=1) + "\n")
-    cells = cells_of(result)
-    draw(cells, out / "images" / "saft.png", result["family"])
-    path = out / "saft.md"
-    text = (
-        path.read_text() if path.exists() else "# Which training makes deltas that merge\n\n<!-- tables -->\n"
-    )
-    head = text.split("<!-- tables -->")[0]
-    path.write_text(head + "<!-- tables -->\n" + "\n".join([*table(cells), "", *costs(result)]) + "\n")
+    """OUT/quality/saft-FAMILY.json, OUT/images/saft-FAMILY.png, and the family's tables in OUT/saft.md, whose
+    text is written by hand."""
+    family = result["family"]
+    for folder in ("quality", "images"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    (out / "quality" / f"saft-{family}.json").write_text(json.dumps(result, indent=1) + "\n")
+    draw(cells_of(result), out / "images" / f"saft-{family}.png", family)
+    page = out / "saft.md"
+    text = page.read_text() if page.exists() else "# Which training makes deltas that merge\n"
+    page.write_text(with_tables(text, result))
+
+
+def with_tables(text: str, result: Mapping[str, Any]) -> str:
+    """The page with a family's tables between their marks, or after all else."""
+    start, end = (f"<!-- {word} of {result['family']} -->\n" for word in ("tables", "end"))
+    if start not in text:
+        text += "\n" + start + end
+    before, rest = text.split(start)
+    lines = [*table(cells_of(result)), "", *costs(result)]
+    return before + start + "\n".join(lines) + "\n" + end + rest.split(end)[1]
 
 
 def cells_of(result: Mapping[str, Any]) -> Cells:
@@ -45,7 +52,7 @@ def spread(values: list[float]) -> float:
 
 
 def table(cells: Cells) -> list[str]:
-    """Mean and standard deviation over the seeds; the best mean of a row in bold."""
+    """Mean and, of several seeds, standard deviation over them; the best mean of a row in bold."""
     optimizers = list(next(iter(cells.values())))
     lines = [f"| accuracy, % | {' | '.join(optimizers)} |", "|---" * (len(optimizers) + 1) + "|"]
     for method, row in cells.items():
@@ -54,7 +61,8 @@ def table(cells: Cells) -> list[str]:
         for optimizer in optimizers:
             mean = round(statistics.fmean(row[optimizer]), 1)
             text = f"{mean:.1f}" if mean < best else f"**{mean:.1f}**"
-            texts.append(f"{text} ± {spread(row[optimizer]):.1f}")
+            several = len(row[optimizer]) > 1
+            texts.append(f"{text} ± {spread(row[optimizer]):.1f}" if several else text)
         lines.append(f"| {method} | {' | '.join(texts)} |")
     return lines
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,9 @@ def main() -> None:
             if (folder / "model.safetensors").is_file():
                 continue
             started = time.time()
-            net, accuracy = tune(module, tokenizer, task, seed, arguments)
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(_state(net.head), folder / "head.safetensors")
-            save_file(_state(net.enc), folder / "model.safetensors", metadata={"format": "pt"})
+            net = tune(module, tokenizer, task, seed, arguments)
+            save(net, folder)
+            accuracy = module.accuracy(net, module.load(task)[1], tokenizer)
             print(f"{task}-{seed}: {accuracy:.3f}, {time.time() - started:.0f} s", flush=True)
 
 
@@ -58,33 +57,53 @@ def tune(
     seed: int,
     options: argparse.Namespace,
     optimizer_of: Callable[..., torch.optim.Optimizer] = adamw,
-) -> tuple[Any, float]:
-    """A tuned network and its test accuracy. ``optimizer_of``: (network, groups of named parameters)."""
-    train, test = module.load(task)
+) -> Any:
+    """A tuned network. ``optimizer_of``: (network, groups of named parameters)."""
+    train, _ = module.load(task)
     classes = 1 + max(label for _, label in train)
     rows = random.Random(seed).sample(train, min(options.sentences, len(train)))
     torch.manual_seed(seed)
     net = module.Net(classes)
     net.train()
-    groups = [
-        {"params": list(net.enc.named_parameters("enc")), "lr": options.lr},
-        {"params": list(net.head.named_parameters("head")), "lr": 1e-3},
-    ]
-    optimizer = optimizer_of(net, groups)
+    optimizer = optimizer_of(net, groups_of(net, options.lr))
     steps = options.epochs * -(-len(rows) // BATCH)
     rate = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     for epoch in range(options.epochs):
-        for ids, mask, labels in module.batches(rows, tokenizer, BATCH, True, 1000 * seed + epoch):
-
-            def gradient(ids: Any = ids, mask: Any = mask, labels: Any = labels) -> None:
-                optimizer.zero_grad()
-                with torch.autocast("cpu", torch.bfloat16):
-                    loss = torch.nn.functional.cross_entropy(net(ids, mask).float(), labels)
-                torch.autograd.backward(loss)
-
-            optimizer.step(gradient)  # type: ignore[arg-type]
+        for batch in module.batches(rows, tokenizer, BATCH, True, 1000 * seed + epoch):
+            optimizer.step(gradient_of(net, optimizer, batch))  # type: ignore[arg-type]
             rate.step()
-    return net, module.accuracy(net, test, tokenizer)
+    return net
+
+
+def groups_of(net: Any, lr: float) -> list[dict[str, Any]]:
+    """Named parameters: the encoder at ``lr``, the new head faster."""
+    return [
+        {"params": list(net.enc.named_parameters("enc")), "lr": lr},
+        {"params": list(net.head.named_parameters("head")), "lr": 1e-3},
+    ]
+
+
+def gradient_of(
+    net: Any, optimizer: torch.optim.Optimizer, batch: Sequence[torch.Tensor]
+) -> Callable[[], None]:
+    """A closure that computes the gradient of a batch (ids, mask, labels)."""
+    ids, mask, labels = batch
+
+    def gradient() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = torch.nn.functional.cross_entropy(net(ids, mask).float(), labels)
+        torch.autograd.backward(loss)
+
+    return gradient
+
+
+def save(net: Any, folder: Path) -> None:
+    """FOLDER/head.safetensors, then FOLDER/model.safetensors, the encoder: where that is, all is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(_state(net.head), folder / "head.safetensors")
+    save_file(_state(net.enc), folder / "model.tmp", metadata={"format": "pt"})
+    (folder / "model.tmp").replace(folder / "model.safetensors")
 
 
 def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:

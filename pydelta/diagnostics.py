@@ -78,8 +78,7 @@ def interference(
 
     Merging moves model k by d = (lam - 1) tau_k + lam sum of the other deltas; predicted is
     L + <g, d> + <d, H d> / 2 at the model's own weights. A prediction far below what is measured says that
-    the
-    merge leaves the region where the loss is quadratic: smaller ``lam``, or flatter minima.
+    the merge leaves the region where the loss is quadratic: smaller ``lam``, or flatter minima.
 
     Args:
         base, models: weights by name, one set for each task; floating tensors are merged, others are the

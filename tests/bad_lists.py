@@ -60,3 +60,9 @@ def rows():
     yield op, {"lr": -1}, ValueError, "lr must be at least 0, got -1"
     precision = "bases[1] must be float64 exactly when params[1] is (float32), got float64"
     yield op, {"bases": [None, X.double()]}, ValueError, precision
+    shape = "bases[1] must have params[1]'s shape (2, 96), got (3, 96)"
+    yield op, {"bases": [None, OTHER]}, ValueError, shape
+    yield op, {"bases": [X, META]}, ValueError, "bases[1] must be on params[1]'s device cpu, got meta"
+    yield op, {"bases": [X, 3]}, TypeError, "bases[1] must be a tensor, got int"
+    yield op, {"bases": [X]}, ValueError, "bases must have as many entries as params (2), got 1"
+    yield op, {"sums": 1}, TypeError, "sums must be a bool, got int"

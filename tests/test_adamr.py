@@ -48,6 +48,31 @@ def test_fifty_steps_of_twenty_lines(l1, vbar):
         assert torch.allclose(p.detach().double(), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("vbar", ["exact", "previous"])
+def test_a_pull_that_comes_and_goes(vbar):
+    """Nothing is counted without it; the sums of v are made from v when it comes."""
+    torch.manual_seed(0)
+    params = [torch.randn(shape, requires_grad=True) for shape in [(7, 5), (11,)]]
+    base = [torch.randn(7, 5), None]
+    truth = [p.detach().double().clone() for p in params]
+    state = {name: [torch.zeros_like(p) for p in truth] for name in "mv"}
+    optimizer = AdamR(params, base, lr=1e-2, betas=(0.9, 0.99), vbar=vbar)
+    before = 0.0
+    for t in range(1, 31):
+        decay = 0.5 if 5 < t <= 10 or t > 20 else 0.0
+        optimizer.param_groups[0]["weight_decay"] = decay
+        grads = [t * torch.randn(p.shape) for p in params]
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g.clone()
+        optimizer.step()
+        assert all(("square_sum" in optimizer.state[p]) == (decay > 0) for p in params)
+        previous = vbar == "previous" and before == decay
+        wide, before = [g.double() for g in grads], decay
+        plain_adamr(truth, wide, base, state, t, 1e-2, 0.9, 0.99, 1e-8, decay, False, previous)
+    for p, expected in zip(params, truth, strict=True):
+        assert torch.allclose(p.detach().double(), expected, atol=2e-5)
+
+
 def test_without_decay_this_is_torchs_adam():
     model = network()
     other = copy.deepcopy(model)

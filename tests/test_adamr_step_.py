@@ -89,6 +89,16 @@ def test_bits_of_the_reference(backend, device, dtype, l1, shapes):
         assert_same_bits(ours, expected)
 
 
+def test_without_sums_the_same_step(backend, device):
+    state = [xs + ys for xs, ys in zip(state_of(torch.float32), state_of(torch.bfloat16), strict=True)]
+    options = {"step": 3, "bases": [torch.zeros_like(p) for p in state[0]], "pull": 0.1}
+    truth = stepped(state, backend=backend, device=device, **options)
+    found = stepped(state, backend=backend, device=device, sums=False, **options)
+    assert found.pop().shape == (0,)
+    for ours, expected in zip(found, truth[:-1], strict=True):
+        assert_same_bits(ours, expected)
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 def test_masters_and_their_rounded_copies(backend, device, dtype):
     state, masters = state_of(dtype), wide(many(dtype))

@@ -82,7 +82,7 @@ def registered_lists(device, backend):
         [normal(3, 5, seed=seed + i).abs().to(device) for i in range(2)] for seed in range(0, 50, 10)
     )
     number = torch.tensor(0.1, dtype=torch.float64, device=device)
-    step = [params[0], None], wide, number, 2, 0.1, [0.9, 0.99], 1e-8, True, backend
+    step = [params[0], None], wide, number, 2, 0.1, [0.9, 0.99], 1e-8, True, True, backend
     return {
         "square_sums": (grads, params, 0.1, backend),
         "sam_perturb_": (params, grads, wide, moments, number, 0.5, True, 0.1, backend),

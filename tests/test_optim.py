@@ -349,6 +349,42 @@ def test_laplace_variates():
     assert float((x.abs() > 1).double().mean()) == pytest.approx(math.exp(-1), rel=0.02)
 
 
+@pytest.mark.parametrize("kind", ["SAM", "AdamR", "MergePerturbation"])
+def test_loops_that_hand_over_a_closure(kind):
+    """As Lightning's do: by keyword, and the closure itself clears the gradients."""
+
+    def make(model):
+        base = {name: p.detach() + 0.1 for name, p in model.named_parameters()}
+        if kind == "AdamR":
+            return AdamR(model.named_parameters(), base, lr=0.1, weight_decay=0.5)
+        inner = torch.optim.SGD(list(model.named_parameters()), lr=0.1)
+        return SAM(inner) if kind == "SAM" else MergePerturbation(inner, base, models=4, alpha=0.5)
+
+    model = network()
+    other = copy.deepcopy(model)
+    ours, plain = make(model), make(other)
+    for _ in range(3):
+
+        def closure():
+            ours.zero_grad()
+            return gradient(model)
+
+        loss = ours.step(closure=closure)
+        plain.zero_grad()
+        if kind == "MergePerturbation":
+            plain.perturb()
+        expected = gradient(other)
+        if kind == "SAM":
+            plain.first_step()
+            gradient(other)
+            plain.second_step()
+        else:
+            plain.step()
+        assert float(loss.detach()) == float(expected.detach())
+    for a, b in zip(weights(model), weights(other), strict=True):
+        assert_same_bits(a, b)
+
+
 def test_sam_around_adamr_perturbs_its_masters():
     model = network().bfloat16()
     base = {name: p.detach().clone() for name, p in model.named_parameters()}

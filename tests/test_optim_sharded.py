@@ -1,4 +1,4 @@
-"""SAM and AdamR over two processes: FSDP2 and DDP take the steps of one process with the whole batch."""
+"""Optimizers over two processes: FSDP2 and DDP take the steps of one process with the whole batch."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
-from pydelta.optim import SAM, AdamR
+from pydelta.optim import SAM, AdamR, MergePerturbation
 
 kind, out = sys.argv[1:]
 dist.init_process_group("gloo")
@@ -43,9 +43,16 @@ for _ in range(4):
         loss.backward()
         return loss
     sam.step(closure)
-full = [p.full_tensor() if kind == "fsdp" else p for p in model.parameters()]
+def full():
+    return [(p.full_tensor() if kind == "fsdp" else p).detach().clone() for p in model.parameters()]
+noisy = MergePerturbation(torch.optim.SGD(model.parameters(), lr=0.0), base, models=4, alpha=0.5)
+states = [full()]
+noisy.perturb()
+states.append(full())
+noisy.step()
+states.append(full())
 if rank == 0:
-    torch.save([p.detach() for p in full], out)
+    torch.save([*states, shifted], out)
 dist.barrier()
 dist.destroy_process_group()
 """
@@ -80,5 +87,15 @@ def alone(tmp_path_factory):
 def test_two_processes_step_like_one(kind, alone, tmp_path):
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("torch's gloo backend is not present")
-    for ours, truth in zip(trained(kind, 2, tmp_path / "weights"), alone, strict=True):
+    found, perturbed, back, base = trained(kind, 2, tmp_path / "weights")
+    for ours, truth in zip(found, alone[0], strict=True):
         assert torch.allclose(ours, truth, atol=2e-6)
+    for ours, before in zip(back, found, strict=True):
+        assert torch.equal(ours, before)
+    noise = perturbed[0] - found[0]
+    if kind == "ddp":
+        assert torch.allclose(noise, alone[1][0] - alone[0][0], atol=2e-6)
+    # As strong as the whole tensor's delta, and no part repeats another's numbers.
+    scale = float((found[0] - base[0]).abs().mean())
+    assert float(noise.abs().mean()) == pytest.approx(scale, rel=0.35)
+    assert not torch.allclose(noise[:7], noise[8:], atol=1e-3 * scale)

@@ -79,8 +79,10 @@ def adamr_step_(
     betas: tuple[float, float],
     eps: float,
     l1: bool,
-    sums: torch.Tensor,
+    sums: torch.Tensor | None,
 ) -> None:
+    if sums is None:  # counted here in any case
+        sums = params[0].new_empty(len(params), dtype=torch.float64)
     one, two = betas
     root, rate = 1 / math.sqrt(1 - two**step), lr / (1 - one**step)
     origins = [] if pull is None else [base for base in bases if base is not None]

@@ -46,12 +46,13 @@ PYDELTA_INLINE inline void advance(Vec<C>& w, Vec<C> g, Vec<C>& m, Vec<C>& v, Ve
   w = w - m / (root_of<C>(v) * n.root + n.eps) * n.rate;
 }
 
-// One chunk; the sum of the gradient's squares. W: of the weights, the parameters themselves or their
-// masters.
+// One chunk; the sum of the gradient's squares, if it `counts`. W: of the weights, the parameters themselves
+// or their masters.
 template <bool pulls, class T, class W, class B, class C = compute_t<T>>
-double step(T* p, const T* g, C* m, C* v, const B* base, W* weights, int64_t count, const Numbers<C>& n) {
+double step(T* p, const T* g, C* m, C* v, const B* base, W* weights, int64_t count, bool counts,
+            const Numbers<C>& n) {
   constexpr auto order = Order::halves;
-  SquareLanes<C> lanes(count);
+  SquareLanes<C> lanes(counts ? count : 0);
   const bool copies = static_cast<const void*>(p) != weights;
   for (int64_t i = 0; i < count; i += 2 * kLanes<C>) {
     const int64_t left = count - i;
@@ -65,9 +66,9 @@ double step(T* p, const T* g, C* m, C* v, const B* base, W* weights, int64_t cou
     store2_upto<order>(v + i, second, left, false);
     store2_upto<order>(weights + i, w, left, false);
     if (copies) store2_upto<order>(p + i, w, left, false);
-    lanes.add(i, slope);
+    if (counts) lanes.add(i, slope);
   }
-  return lanes.sum();
+  return counts ? lanes.sum() : 0;
 }
 
 template <class C>
@@ -99,9 +100,9 @@ void adamr_step_(const pydelta_cpu::AdamR& job, int threads) {
       const int64_t bytes = 7 * sizeof(C) + sizeof(B);
       for_chunks(chunks, elements_of(job.lists), bytes, threads, [&](int64_t i, const Chunk& chunk) {
         const B* const base = pulls ? at<const B>(job.bases, chunk) : nullptr;
-        partial[size_t(i)] = step<pulls.value>(at<T>(job.params, chunk), at<const T>(job.grads, chunk),
-                                               at<C>(job.exp_avgs, chunk), at<C>(job.exp_avg_sqs, chunk),
-                                               base, at<W>(weights, chunk), chunk.count, n);
+        partial[size_t(i)] = step<pulls.value>(
+            at<T>(job.params, chunk), at<const T>(job.grads, chunk), at<C>(job.exp_avgs, chunk),
+            at<C>(job.exp_avg_sqs, chunk), base, at<W>(weights, chunk), chunk.count, job.sums != nullptr, n);
       });
     };
     const auto with_base = [&](auto w, const void* const* weights) {
@@ -111,7 +112,7 @@ void adamr_step_(const pydelta_cpu::AdamR& job, int threads) {
     if (job.masters == nullptr) return with_base(T{}, job.params);
     with_base(C{}, job.masters);
   });
-  sum_chunks(chunks, partial, job.lists.tensors, job.sums);
+  if (job.sums != nullptr) sum_chunks(chunks, partial, job.lists.tensors, job.sums);
 }
 
 }  // namespace PYDELTA_NAMESPACE

@@ -49,38 +49,50 @@ inline double halve(double* x, int64_t count) {
   int64_t half = 1;
   while (2 * half < count) half *= 2;
   for (; half > 0; half /= 2) {
-    for (int64_t i = 0; i + half < count && i < half; ++i) x[i] += x[i + half];
-    if (count > half) count = half;
+    const int64_t pairs = least(half, count - half);
+    // What is written lies below all that is read.
+#pragma GCC ivdep
+    for (int64_t i = 0; i < pairs; ++i) x[i] += x[i + half];
+    count = least(half, count);
   }
   return x[0];
 }
 
-// Adds squares up in lanes: element j goes to lane j mod kSumLanes.
+// Adds squares up in lanes: element j goes to lane j mod kSumLanes. The square of an fp32 number is exact in
+// fp64.
 template <class C>
 class SquareLanes {
  public:
-  explicit SquareLanes(int64_t count) : used_(count < kSumLanes ? count : kSumLanes) {
-    memset(lane_, 0, size_t(used_ + 2 * kLanes<C>) * sizeof(double));
-  }
-  // The pair of elements from the i-th on; zeros follow the last element.
+  explicit SquareLanes(int64_t count) : used_(least(count, kSumLanes)) {}
+  // The pair of elements from the i-th on, in order from the first; zeros follow the last element.
   PYDELTA_INLINE void add(int64_t i, Pair<C> v) {
-    double* const at = lane_ + i % kSumLanes;
-    if constexpr (sizeof(C) == 4) {
-      const Wide wide(v);
-#pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k) add_square(at + k * kLanes<double>, wide.v[k]);
+    if (i < kSumLanes) {
+      add<true>(i, v);
     } else {
-      add_square(at, v.a);
-      add_square(at + kLanes<double>, v.b);
+      add<false>(i, v);
     }
   }
   double sum() { return halve(lane_, used_); }
 
  private:
-  PYDELTA_INLINE static void add_square(double* lane, Vec<double> v) {
-    const Vec<double> sum = load(lane) + v * v;
-    memcpy(lane, &sum, sizeof(sum));
+  // first: of a lane, which takes it as it is.
+  template <bool first>
+  PYDELTA_INLINE void add(int64_t i, Pair<C> v) {
+    double* const at = lane_ + i % kSumLanes;
+    if constexpr (sizeof(C) == 4) {
+      const Wide wide(v);
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) {
+        double* const lane = at + k * kLanes<double>;
+        put(lane,
+            first ? wide.v[k] * wide.v[k] : add_exact_product<double>(load(lane), wide.v[k], wide.v[k]));
+      }
+    } else {
+      put(at, first ? v.a * v.a : load(at) + v.a * v.a);
+      put(at + kLanes<double>, first ? v.b * v.b : load(at + kLanes<double>) + v.b * v.b);
+    }
   }
+  PYDELTA_INLINE static void put(double* lane, Vec<double> sum) { memcpy(lane, &sum, sizeof(sum)); }
   alignas(kVectorBytes) double lane_[kSumLanes + 2 * kLanes<float>];
   int64_t used_;
 };

@@ -107,7 +107,7 @@ struct Restore {
   int dtype, source_dtype;
 };
 
-// A step of AdamR; sums: of the squares of each gradient.
+// A step of AdamR; sums: of the squares of each gradient, or null.
 struct AdamR {
   Lists lists;
   const void* const* params;

@@ -71,16 +71,18 @@ def adamr_step_(
     betas: tuple[float, float],
     eps: float,
     l1: bool,
-    sums: torch.Tensor,
+    sums: torch.Tensor | None,
 ) -> None:
     dtype = params[0].dtype
+    if sums is None and params[0].is_cuda:  # counted there in any case
+        sums = params[0].new_empty(len(params), dtype=torch.float64)
     on(
-        sums,
+        params[0],
         ext.adamr_step_,
         [x.numel() for x in params],
         *(_list(xs) for xs in (params, grads, exp_avgs, exp_avg_sqs, bases, masters)),
         pointer(pull),
-        sums.data_ptr(),
+        pointer(sums),
         DTYPES[dtype],
         _dtype(bases, compute_dtype(dtype)),
         step,

@@ -18,7 +18,7 @@ def tensors(op: str, name: str, values: object) -> list[torch.Tensor]:
     """Dense floating tensors of one device."""
     found = list(_check.sequence(op, name, values))
     # Lists may be long, so good ones are passed by a look at all of them at once.
-    if not all(type(x) in _TENSORS for x in found) or not _good(found):
+    if not {type(x) for x in found} <= _TENSORS or not _good(found):
         for i, x in enumerate(found):
             _check.floating(op, f"{name}[{i}]", x)
             if x.device != found[0].device:
@@ -26,7 +26,7 @@ def tensors(op: str, name: str, values: object) -> list[torch.Tensor]:
     return found
 
 
-_TENSORS = (torch.Tensor, torch.nn.Parameter)
+_TENSORS = {torch.Tensor, torch.nn.Parameter}
 
 
 def _good(xs: Tensors) -> bool:
@@ -39,10 +39,12 @@ def beside(op: str, name: str, values: object, of: str, params: Tensors, wide: b
     """One tensor for each of ``params``, of its shape, device and dtype; ``wide``: of its compute dtype."""
     found = tensors(op, name, values)
     _shapes(op, name, found, of, params)
-    wanted = [_check.compute_dtype(p.dtype) if wide else p.dtype for p in params]
-    if [x.dtype for x in found] != wanted:
-        for i, (x, dtype) in enumerate(zip(found, wanted, strict=True)):
-            _check.dtype_of(op, f"{name}[{i}]", x, dtype)
+    kinds = {p.dtype for p in params}
+    if wide:
+        kinds = {_check.compute_dtype(kind) for kind in kinds}
+    if len(kinds) > 1 or {x.dtype for x in found} != kinds:
+        for i, (x, p) in enumerate(zip(found, params, strict=True)):
+            _check.dtype_of(op, f"{name}[{i}]", x, _check.compute_dtype(p.dtype) if wide else p.dtype)
     return found
 
 
@@ -50,27 +52,37 @@ def sources_of(op: str, name: str, values: object, of: str, params: Tensors) -> 
     """What ``params`` or their weights are read from: of the parameter's dtype, or of its compute dtype."""
     found = tensors(op, name, values)
     _shapes(op, name, found, of, params)
-    for i, (x, p) in enumerate(zip(found, params, strict=True)):
-        if x.dtype is not p.dtype:
-            _check.dtype_of(op, f"{name}[{i}]", x, _check.compute_dtype(p.dtype))
+    if len({x.dtype for x in (*found, *params)}) > 1:
+        for i, (x, p) in enumerate(zip(found, params, strict=True)):
+            if x.dtype is not p.dtype:
+                _check.dtype_of(op, f"{name}[{i}]", x, _check.compute_dtype(p.dtype))
     return found
 
 
 def maybe_beside(op: str, name: str, values: object, of: str, params: Tensors) -> MaybeTensors:
     """None, or a tensor of any floating dtype, for each of ``params``; float64 goes with float64."""
-    found = _check.sequence(op, name, values)
+    found = list(_check.sequence(op, name, values))
     _same_number(op, name, found, of, params)
-    for i, (x, p) in enumerate(zip(found, params, strict=True)):
-        if x is not None:
-            _check.floating(op, f"{name}[{i}]", x)
-            _check.alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
-            if _check.compute_dtype(x.dtype) is not _check.compute_dtype(p.dtype):
-                got = _check.name_of(x.dtype)
-                raise ValueError(
-                    f"[{op}] {name}[{i}] must be float64 exactly when {of}[{i}] is "
-                    f"({_check.name_of(p.dtype)}), got {got}"
-                )
-    return list(found)
+    absent = any(x is None for x in found)
+    xs = [x for x in found if x is not None] if absent else found
+    ps = [p for x, p in zip(found, params, strict=True) if x is not None] if absent else params
+    if not ({type(x) for x in xs} <= _TENSORS and _good(xs) and _alike(xs, ps) and _one_precision(xs, ps)):
+        for i, (x, p) in enumerate(zip(found, params, strict=True)):
+            if x is not None:
+                _check.floating(op, f"{name}[{i}]", x)
+                _check.alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
+                _same_precision(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
+    return found
+
+
+def _one_precision(xs: Tensors, ps: Tensors) -> bool:
+    return len({_check.compute_dtype(dtype) for dtype in {y.dtype for y in (*xs, *ps)}}) <= 1
+
+
+def _same_precision(op: str, name: str, x: torch.Tensor, of: str, p: torch.Tensor) -> None:
+    if _check.compute_dtype(x.dtype) is not _check.compute_dtype(p.dtype):
+        rule = f"{name} must be float64 exactly when {of} is ({_check.name_of(p.dtype)})"
+        raise ValueError(f"[{op}] {rule}, got {_check.name_of(x.dtype)}")
 
 
 def _same_number(op: str, name: str, found: Sequence[object], of: str, params: Tensors) -> None:
@@ -81,11 +93,15 @@ def _same_number(op: str, name: str, found: Sequence[object], of: str, params: T
 def _shapes(op: str, name: str, found: Tensors, of: str, params: Tensors) -> None:
     """As many, of the same shapes, on the same device."""
     _same_number(op, name, found, of, params)
-    # No lists of shapes: so many tuples at once would wake the garbage collector.
-    alike = all(x.shape == p.shape for x, p in zip(found, params, strict=True))
-    if not alike or device_of(found) != device_of(params):
+    if not _alike(found, params):
         for i, (x, p) in enumerate(zip(found, params, strict=True)):
             _check.alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
+
+
+def _alike(xs: Tensors, ps: Tensors) -> bool:
+    """Of the same shapes, on the same device. Both are on one."""
+    # No lists of shapes: so many tuples at once would wake the garbage collector.
+    return device_of(xs) == device_of(ps) and all(x.shape == p.shape for x, p in zip(xs, ps, strict=True))
 
 
 def scalar(op: str, name: str, x: object, device: torch.device) -> torch.Tensor:
@@ -135,17 +151,17 @@ def put(sums: torch.Tensor, places: list[int], found: torch.Tensor) -> None:
         torch._foreach_copy_([sums[place] for place in places], list(found.unbind()))
 
 
-def dense(values: MaybeTensors) -> list[torch.Tensor | None]:
+def dense(values: MaybeTensors) -> MaybeTensors:
     return [x if x is None or x.is_contiguous() else x.contiguous() for x in values]
 
 
 @contextmanager
 def written(*lists: Tensors) -> Iterator[list[Tensors]]:
     """Contiguous stand-ins for tensors that an op writes, which go back into those that are not."""
-    stand_ins: list[Tensors] = [[x if x.is_contiguous() else x.contiguous() for x in xs] for xs in lists]
+    stand_ins = [xs if all(x.is_contiguous() for x in xs) else [x.contiguous() for x in xs] for xs in lists]
     yield stand_ins
     for values, stands in zip(lists, stand_ins, strict=True):
-        for x, stand in zip(values, stands, strict=True):
+        for x, stand in zip(values, stands, strict=True) if stands is not values else ():
             if x is not stand:
                 x.copy_(stand)
         torch.autograd.graph.increment_version(values)

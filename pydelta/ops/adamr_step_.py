@@ -24,28 +24,37 @@ def _run(
     betas: list[float],
     eps: float,
     l1: bool,
+    counts: bool,
     backend: str,
 ) -> torch.Tensor:
-    sums = _fake(params)
+    sums = _empty(params, counts)
     options = {"step": step, "lr": lr, "betas": tuple(betas), "eps": eps, "l1": l1}
     with _lists.written(params, exp_avgs, exp_avg_sqs, masters) as (ps, ms, vs, ws):
         for places, (p, g, m, v, base, w) in _lists.groups(ps, grads, ms, vs, bases, ws):
             if places:
                 kernel = _dispatch.kernel("adamr_step_", params[places[0]], backend)
-                found = sums if len(places) == len(params) else sums.new_empty(len(places))
-                kernel(p, _lists.dense(g), m, v, _lists.dense(base), w, pull, **options, sums=found)
+                found = sums if len(places) == len(params) or not counts else sums.new_empty(len(places))
+                lists = p, _lists.dense(g), m, v, _lists.dense(base), w
+                kernel(*lists, pull, **options, sums=found if counts else None)
                 _lists.put(sums, places, found)
     return sums
 
 
+def _empty(params: list[torch.Tensor], counts: bool) -> torch.Tensor:
+    count = len(params) if counts else 0
+    return torch.empty(count, dtype=torch.float64, device=_lists.device_of(params))
+
+
 def _fake(params: list[torch.Tensor], *rest: object) -> torch.Tensor:
-    return torch.empty(len(params), dtype=torch.float64, device=_lists.device_of(params))
+    *_, counts, _ = rest
+    return _empty(params, bool(counts))
 
 
 _op = define(
     "adamr_step_",
     "Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor?[] bases, "
-    "Tensor(d!)[] masters, Tensor? pull, int step, float lr, float[] betas, float eps, bool l1, str backend",
+    "Tensor(d!)[] masters, Tensor? pull, int step, float lr, float[] betas, float eps, bool l1, bool counts, "
+    "str backend",
     "Tensor",
     _run,
     _fake,
@@ -66,6 +75,7 @@ def adamr_step_(
     pull: torch.Tensor | None = None,
     l1: bool = False,
     masters: Sequence[torch.Tensor] | None = None,
+    sums: bool = True,
     backend: str | None = None,
 ) -> torch.Tensor:
     """One step of AdamR (DAREx, arXiv 2410.09344), in place and in one pass: Adam (arXiv 1412.6980) whose
@@ -86,10 +96,12 @@ def adamr_step_(
         bases: what each weight is pulled towards, in any floating dtype; None: nothing.
         pull: 0-D float64 on the device; without it this is Adam.
         masters: fp32 weights that are updated instead; ``params`` become their rounded copies.
+        sums: whether the gradients' squares are summed.
         backend: "reference", "cpu", "cuda" or "triton" instead of the dispatcher's choice.
 
     Returns:
-        The sum of the squares of each gradient, (n,) float64: the increment of the sum of v.
+        The sum of the squares of each gradient, (n,) float64: the increment of the sum of v. Without
+        ``sums``, (0,).
 
     Raises:
         TypeError: something is no real floating tensor, or a number no number.
@@ -108,10 +120,11 @@ def adamr_step_(
     numbers = adam_numbers(op, lr, betas, eps)
     if _check.index(op, "step", step) < 1:
         raise ValueError(f"[{op}] step must be at least 1, got {step}")
-    l1, chosen = _check.flag(op, "l1", l1), _check.backend(op, backend)
+    flags = _check.flag(op, "l1", l1), _check.flag(op, "sums", sums)
+    chosen = _check.backend(op, backend)
     with torch.no_grad():
         found: torch.Tensor = _op(
-            weights, slopes, first, second, origins, wide, pull, step, *numbers, l1, chosen
+            weights, slopes, first, second, origins, wide, pull, step, *numbers, *flags, chosen
         )
     return found
 

@@ -23,7 +23,7 @@ class AdamR(torch.optim.Optimizer):
     vbar is the square root of the mean of v / (1 - b2^t) over all elements of all tensors; it makes the pull
     as strong as the step. The sum of v is kept from step to step in fp64, v' = b2 v + (1 - b2) g^2 summed
     over a tensor, so that it costs one reading of the gradients and not one of v, and no host
-    synchronisation.
+    synchronisation. Where nothing is pulled nothing is summed.
 
     Args:
         params: parameters, ``model.named_parameters()``, or groups of either.
@@ -85,15 +85,18 @@ class AdamR(torch.optim.Optimizer):
                 loss = closure()
         groups = [(group, params) for group in self.param_groups for params in self._ready(group)]
         pulled = bool(self._base) and any(group["weight_decay"] for group, _ in groups)
-        counts_first = pulled and (self.vbar == "exact" or not self._has_sums())
+        counts_first = pulled and (self.vbar == "exact" or self._lacks_sums())
         if counts_first:
             for group, params in groups:
                 self._count(group, params, square_sums([_gradient(p) for p in params]))
         vbar = self._vbar() if pulled and groups else None
         for group, params in groups:
-            sums = self._advance(group, params, vbar)
-            if not counts_first:
+            counts = pulled and not counts_first
+            sums = self._advance(group, params, vbar, counts)
+            if counts:
                 self._count(group, params, sums)
+            elif not pulled:
+                self._forget(params)
         return loss
 
     def _ready(self, group: dict[str, Any]) -> Iterable[list[torch.Tensor]]:
@@ -117,19 +120,33 @@ class AdamR(torch.optim.Optimizer):
                 self.state[p]["step"] += 1
         return members.values()
 
-    def _has_sums(self) -> bool:
-        return any(
-            "square_sum" in self.state.get(p, {}) for group in self.param_groups for p in group["params"]
-        )
+    def _lacks_sums(self) -> bool:
+        """Nothing is counted yet, or some parameter's steps so far were not."""
+        states = [self.state.get(p, {}) for group in self.param_groups for p in group["params"]]
+        counted = ["square_sum" in state for state in states]
+        late = (state.get("step", 0) > 1 and not has for state, has in zip(states, counted, strict=True))
+        return not any(counted) or any(late)
 
     def _count(self, group: dict[str, Any], params: list[torch.Tensor], squares: torch.Tensor) -> None:
         """This step's gradients, by the sums of their squares, into the sums of v."""
         two = group["betas"][1]
         squares = squares * (1 - two)
-        if "square_sum" in self.state[params[0]]:
-            squares += two * torch.stack([self.state[p]["square_sum"] for p in params])
+        if self.state[params[0]]["step"] > 1:
+            squares += two * torch.stack([self._sum(p) for p in params])
         for p, part in zip(params, squares.unbind(), strict=True):
             self.state[p].update(square_sum=part, counted=self.state[p]["step"])
+
+    def _sum(self, p: torch.Tensor) -> torch.Tensor:
+        """The sum of v before this step: kept, or taken once where the pull begins later than training."""
+        state = self.state[p]
+        found: torch.Tensor | None = state.get("square_sum")
+        return state["exp_avg_sq"].sum(dtype=torch.float64) if found is None else found
+
+    def _forget(self, params: list[torch.Tensor]) -> None:
+        """Without a pull nothing is counted, and what was is out of date."""
+        for p in params:
+            self.state[p].pop("square_sum", None)
+            self.state[p].pop("counted", None)
 
     def _vbar(self) -> torch.Tensor:
         """0-D float64; 1 where all gradients so far were zero."""
@@ -153,7 +170,7 @@ class AdamR(torch.optim.Optimizer):
         return torch.where(mean > 0, mean.sqrt(), 1.0)
 
     def _advance(
-        self, group: dict[str, Any], params: list[torch.Tensor], vbar: torch.Tensor | None
+        self, group: dict[str, Any], params: list[torch.Tensor], vbar: torch.Tensor | None, counts: bool
     ) -> torch.Tensor:
         states = [self.state[p] for p in params]
         pulls = vbar is not None and group["weight_decay"] > 0
@@ -174,6 +191,7 @@ class AdamR(torch.optim.Optimizer):
             pull=pull,
             l1=group["l1"],
             masters=[state["master"] for state in states] if "master" in states[0] else None,
+            sums=counts,
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

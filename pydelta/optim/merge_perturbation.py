@@ -12,7 +12,7 @@ from pydelta import _check
 from pydelta.ops.vera_matrix import vera_matrix
 from pydelta.optim._bases import Bases, match
 from pydelta.optim._perturbing import Moved, Perturbing
-from pydelta.optim._sharded import local
+from pydelta.optim._sharded import local, over_shards, spread
 from pydelta.random import key
 
 _PIECE = 1 << 20  # variates made at once
@@ -24,7 +24,8 @@ class MergePerturbation(Perturbing):
     Seen from task k, merging K models with coefficient alpha moves its weights by (alpha - 1) tau_k plus
     alpha times the other deltas. That is sampled as zeta = (K alpha - 1) z, z Laplace with the scale mean
     |tau_k| of each tensor's delta so far. One backward pass a step. The numbers of step t and parameter i
-    come from Philox under ``key(seed, "merge", str(t), str(i))``, so no generator is touched.
+    come from Philox under ``key(seed, "merge", str(t), str(i))``, so no generator is touched; of a DTensor
+    each part has numbers of its own.
 
     With ``model`` the noise is added when a training forward pass begins, so any loop that calls ``step()``
     will do, transformers' Trainer too. Without, call ``perturb()`` before the forward pass, or
@@ -90,8 +91,12 @@ class MergePerturbation(Perturbing):
             weight, master = local(self._weight(p)), self._master(p)
             source = self._backup(p).copy_(weight) if master is None else master
             wide = source.to(_check.compute_dtype(weight.dtype))
-            scale = (wide - local(self._base[p]).to(wide.dtype)).abs().mean() * self.strength
-            noise = self._laplace(str(i), weight.numel(), weight.device).view(weight.shape)
+            tau = wide - local(self._base[p]).to(wide.dtype)
+            mesh, dims = spread(p)
+            scale = over_shards(tau.abs().sum(), mesh, dims) / p.numel() * self.strength
+            # Each part of a spread tensor has numbers of its own, copies of a part have the same.
+            name = ".".join(str(n) for n in (i, *(mesh.get_local_rank(dim) for dim in dims)))
+            noise = self._laplace(name, weight.numel(), weight.device).view(weight.shape)
             weight.copy_(torch.addcmul(wide, noise.to(wide.dtype), scale))
             moved.append(Moved(self._weight(p), weight, source))
         self._hold(moved)

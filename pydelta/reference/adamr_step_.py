@@ -34,10 +34,10 @@ def adamr_step_(
     betas: tuple[float, float],
     eps: float,
     l1: bool,
-    sums: torch.Tensor,
+    sums: torch.Tensor | None,
 ) -> None:
     """AdamR (arXiv 2410.09344): w <- w - pull (w - base), or pull sign(w - base); then Adam's step
-    (arXiv 1412.6980, algorithm 1). ``sums``: where the sum of the squares of each gradient goes."""
+    (arXiv 1412.6980, algorithm 1). ``sums``: where the sum of the squares of each gradient goes, or None."""
     one, two = betas
     root = 1 / math.sqrt(1 - two**step)
     rate = lr / (1 - one**step)
@@ -55,4 +55,5 @@ def adamr_step_(
         p.copy_(w)
         if masters:
             masters[i].copy_(w)
-        sums[i] = square_sum(g)
+        if sums is not None:
+            sums[i] = square_sum(g)
