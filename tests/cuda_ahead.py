@@ -73,7 +73,8 @@ def link(nvcc: str, objects: Iterable[Path], folder: Path) -> ModuleType:
     library = folder / "_cuda.so"
     command = [nvcc, "-shared", "-cudart=static", "-Xlinker=--exclude-libs=ALL", *TARGETS]
     subprocess.run([*command, *map(str, objects), "-o", str(library)], check=True)
-    spec = importlib.util.spec_from_file_location("_cuda", library)
+    # pybind11 keeps one module of a name, and the emulator has an extension too.
+    spec = importlib.util.spec_from_file_location("ahead._cuda", library)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

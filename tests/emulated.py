@@ -56,7 +56,7 @@ def build(folder):
         objects = list(pool.map(compiled, sources))
     library = folder / "_cuda.so"
     subprocess.run(["g++", "-shared", *objects, "-o", library], check=True)
-    spec = importlib.util.spec_from_file_location("_cuda", library)
+    spec = importlib.util.spec_from_file_location("emulated._cuda", library)
     extension = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(extension)
     return extension
