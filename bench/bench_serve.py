@@ -74,7 +74,7 @@ def file(results: list[Result], op: str, seconds: dict[str, float], **facts: Any
 def test_swap(served: tuple[Path, Superposition, Any], results: list[Result]) -> None:
     folder, store, base = served
     bank, other = store.attach(base), copy.deepcopy(base)
-    names = itertools.cycle(MODELS)
+    names = itertools.cycle(list(MODELS)[:2])  # both have been there: files are mapped, pages present
     written = sum(x.nbytes for x in bank.targets.values())
     moved = sum(x.nbytes for x in bank.targets.values() if x.dim() > 1) * 3  # base, superposition, weights
     a = torch.zeros(moved // 4, dtype=torch.bfloat16)
@@ -90,7 +90,7 @@ def test_swap(served: tuple[Path, Superposition, Any], results: list[Result]) ->
         "pydelta": lambda: bank.activate(next(names)),
     }
     with torch.no_grad():
-        for run in runs.values():
+        for run in [*runs.values()] * 2:
             run()
         found = medians(runs)
     truth = store.retrieve(str(bank.active))

@@ -10,6 +10,7 @@ from serving import NAMES, Toy, family, state_of
 from tensors import assert_same_bits, raises
 
 from pydelta import save_checkpoint
+from pydelta.superposition.stored import Stored
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -40,6 +41,17 @@ def test_activate_gives_the_bits_of_retrieve(tmp_path, toy, resident, options):
         assert_same_state(live, models[name])
     assert [x.data_ptr() for x in live.parameters()] == places
     assert live.head.weight is live.embed.weight
+
+
+@pytest.mark.parametrize("options", [{}, {"bits": 1}])
+def test_what_models_share_is_mapped_once(tmp_path, toy, monkeypatch, options):
+    store, _ = family(tmp_path, toy, **options)
+    bank, mapped, tensor = store.attach(toy), [], Stored.tensor
+    monkeypatch.setattr(Stored, "tensor", lambda self, place: mapped.append(place) or tensor(self, place))
+    for name in ("a", "b", "c"):
+        bank.activate(name)
+    assert mapped
+    assert len(mapped) == len(set(mapped))
 
 
 def test_use_restores_what_was_there(tmp_path, toy):

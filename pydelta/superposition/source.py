@@ -26,9 +26,12 @@ class Source(NamedTuple):
     lam: float
 
 
-def source(files: StoreFiles, model: str, tensor: str) -> Source:
-    """See :meth:`Superposition.source`."""
+def source(
+    files: StoreFiles, model: str, tensor: str, superposed: torch.Tensor | Quantized | None = None
+) -> Source:
+    """See :meth:`Superposition.source`. ``superposed``: as another model found it in the same place."""
     manifest = files.manifest
     entry = manifest.models[model]
-    superposed = Stored(files, manifest.bucket(model)).tensor(files.slots(model)[tensor])
+    if superposed is None:  # to map it again takes longer than to retrieve a small tensor
+        superposed = Stored(files, manifest.bucket(model)).tensor(files.slots(model)[tensor])
     return Source(superposed, key(entry.seed, "signs", model, tensor), entry.lam(tensor, manifest.lam))

@@ -11,7 +11,7 @@ from pydelta.checkpoint.staging import Pathlike
 from pydelta.quantized import Quantized
 from pydelta.superposition.files import open_base, stamps
 from pydelta.superposition.patch import Patch
-from pydelta.superposition.source import Source
+from pydelta.superposition.source import Source, source
 
 if TYPE_CHECKING:
     from pydelta.superposition.contents import Contents
@@ -54,12 +54,12 @@ class Sources:
         the model's key and lambda. Models that share a place share the tensor."""
         if (model, name) not in self._found:
             place = self.store.bucket(model), self.store.files.slots(model)[name]
-            source = self.store.source(model, name)
+            found = source(self.store.files, model, name, self._superposed.get(place))
             if place not in self._superposed:
-                s = source.superposed
-                self._superposed[place] = s.to(self._device) if isinstance(s, Quantized) else self._held(s)
-            found = place, source._replace(superposed=self._superposed[place])
-            self._found[model, name] = found
+                s = found.superposed
+                s = s.to(self._device) if isinstance(s, Quantized) else self._held(s)
+                self._superposed[place], found = s, found._replace(superposed=s)
+            self._found[model, name] = place, found
         return self._found[model, name]
 
     def exact(self, model: str) -> dict[str, torch.Tensor]:
