@@ -7,6 +7,7 @@ import torch
 from pydelta import Superposition, save_checkpoint
 
 NAMES = ("a", "b", "c")
+IDS = torch.arange(30).view(6, 5) % 20
 
 
 class Position(torch.nn.Module):
@@ -101,3 +102,13 @@ def assert_rows_are_models(run, alone, bank, inputs, names, tolerance):
         for x, y in zip(mixed, truth, strict=True):
             error = float((x[row : row + 1].float() - y.float()).abs().max())
             assert error <= tolerance * float(y.float().abs().max()), (row, name, error)
+
+
+def assert_swaps_and_mixes(bank, alone):
+    """Swapped in, a model gives what it alone gives, to the bit; in a mixed batch to a tolerance."""
+    for name in NAMES:
+        bank.activate(name)
+        with torch.no_grad():
+            assert torch.equal(bank.module(IDS)[0], alone[name](IDS)[0])
+    bank.serve()
+    assert_rows_are_models(bank.module, alone, bank, IDS, ["b", "a", "c", "a", "b", "b"], 2e-5)

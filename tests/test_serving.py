@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch._dynamo.testing
-from serving import Toy, assert_rows_are_models, family, outputs
+from serving import IDS, Toy, assert_rows_are_models, family, outputs
 from tensors import assert_same_bits, raises
 from tolerance import UNIT
 
 import pydelta
 from pydelta import Quantized
 
-IDS = torch.arange(30).view(6, 5) % 20
 MIXED = ["b", "a", "c", "a", "b", "b"]
 TOLERANCE = {torch.float32: 2.0**7 * UNIT[torch.float32], torch.bfloat16: 2.0**4 * UNIT[torch.bfloat16]}
 """Of the largest output: a served model rounds activations where a retrieved one rounds weights, in a handful

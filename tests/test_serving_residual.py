@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch._dynamo.testing
-from serving import Toy, assert_rows_are_models, family, state_of
+from serving import IDS, Toy, assert_rows_are_models, family, state_of
 from tensors import assert_same_bits
 from tolerance import UNIT
 
@@ -13,7 +13,6 @@ from pydelta import hf, load_checkpoint
 from pydelta.superposition.patch import Patch
 from pydelta.superposition.serving.residual import difference
 
-IDS = torch.arange(30).view(6, 5) % 20
 MIXED = ["b", "a", "c", "a", "b", "b"]
 TOLERANCE = {torch.float32: 2.0**7 * UNIT[torch.float32], torch.bfloat16: 2.0**4 * UNIT[torch.bfloat16]}
 """As in test_serving.py: products with the sparse difference are a few more roundings of the same size."""

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from checkpoints import listing, paths
-from serving import NAMES, Toy, assert_rows_are_models, loaded, moved, state_of
+from serving import NAMES, Toy, assert_swaps_and_mixes, loaded, moved, state_of
 
 import pydelta
 from pydelta import Superposition, save_checkpoint
@@ -177,9 +177,6 @@ def test_it_does_not_depend_on_threads_or_the_order(tmp_path):
     assert {n: one[n] for n in one if n != "log.jsonl"} == {n: two[n] for n in two if n != "log.jsonl"}
 
 
-IDS = torch.arange(30).view(6, 5) % 20
-
-
 @pytest.mark.parametrize("options", [{}, {"shuffle_layers": True}, {"bits": 1}])
 def test_swaps_and_mixed_batches(tmp_path, options):
     """Layers of both kinds; with codes everything is rotated but what has columns apart."""
@@ -199,13 +196,7 @@ def test_swaps_and_mixed_batches(tmp_path, options):
     store = Superposition.create(tmp_path / "base", where, tmp_path / "store", transform="auto", **options)
     assert set(transforms(store).values()) == {"sign", "hadamard"}
     models = {name: loaded(toy, store.retrieve(name)) for name in NAMES}
-    bank = store.attach(copy.deepcopy(toy))
-    for name in NAMES:
-        bank.activate(name)
-        with torch.no_grad():
-            assert torch.equal(bank.module(IDS)[0], models[name](IDS)[0])
-    bank.serve()
-    assert_rows_are_models(bank.module, models, bank, IDS, ["b", "a", "c", "a", "b", "b"], 2e-5)
+    assert_swaps_and_mixes(store.attach(copy.deepcopy(toy)), models)
 
 
 def test_the_command_and_inspect(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,5 @@
 """Lambda per tensor and model, fitted to what the layers of a model see."""
 
-import copy
 import json
 import os
 import re
@@ -11,11 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import equal, listing, paths
-from serving import NAMES, Toy, assert_rows_are_models, loaded, moved, state_of
 
 import pydelta
 from pydelta import Superposition, load_checkpoint, save_checkpoint
-from pydelta.calibration import Calibration, Calibrator, LayerStatistics
+from pydelta.calibration import Calibration, LayerStatistics
 from pydelta.cli import main
 
 SHAPES = {
@@ -241,51 +239,6 @@ def test_a_store_json_that_lies(tmp_path, lams, message):
     (store.path / "store.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=re.escape(message)):
         Superposition.open(store.path)
-
-
-SERVED = [
-    {},
-    {"transform": "hadamard", "shuffle_layers": True},
-    {"bits": 1, "buckets": 2},
-    {"bits": 4, "shuffle_layers": True},
-]
-IDS = torch.arange(30).view(6, 5) % 20
-
-
-def served(folder, **options):
-    """(the store, a bank on a copy of the base, name -> a module with the retrieved weights)."""
-    torch.manual_seed(0)
-    toy = Toy().eval()
-    base = state_of(toy)
-    save_checkpoint(base, folder / "base")
-    calibrations, where = {}, paths(folder, NAMES)
-    for i, name in enumerate(NAMES):
-        tuned = moved(base, i + 1, 0.05)
-        save_checkpoint(tuned, where[name])
-        module = loaded(toy, tuned)
-        with torch.no_grad(), Calibrator(module, base=base, layers=["layers.*.weight"]) as calibrator:
-            module(IDS)
-        if name != "b":
-            calibrations[name] = calibrator.calibration
-    store = Superposition.create(
-        folder / "base", where, folder / "store", calibration=calibrations, weights={"c": 2.0}, **options
-    )
-    models = {name: loaded(toy, store.retrieve(name)) for name in NAMES}
-    return store, store.attach(copy.deepcopy(toy)), models
-
-
-@pytest.mark.parametrize("options", SERVED)
-def test_swaps_and_mixed_batches_use_them(tmp_path, options):
-    store, bank, models = served(tmp_path, **options)
-    entries = store.manifest.models
-    assert (list(entries["a"].lams), entries["b"].lams) == (["layers.0.weight", "layers.1.weight"], {})
-    assert all(0 < lam < 0.9 for lam in entries["c"].lams.values())
-    for name in NAMES:
-        bank.activate(name)
-        with torch.no_grad():
-            assert torch.equal(bank.module(IDS)[0], models[name](IDS)[0])
-    bank.serve()
-    assert_rows_are_models(bank.module, models, bank, IDS, ["b", "a", "c", "a", "b", "b"], 2e-5)
 
 
 def command(*words, seed="0"):
