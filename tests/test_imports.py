@@ -17,7 +17,7 @@ PACKAGE, TRITON = ROOT / "pydelta", ROOT / "triton_kernels"
 # From the bottom up: a module imports only from lower ranks, or from its own room.
 ORDER = [
     {"random", "_progress"},
-    {"_check", "_chunks", "_elements", "_environment", "_levels", "_rice"},
+    {"_check", "_chunks", "_elements", "_environment", "_levels", "_mask_names", "_rice"},
     {"_vera", "masks", "quantized"},
     {"_rows"},
     {"reference", "native", "triton_kernels"},

@@ -138,7 +138,7 @@ BAD_FIELDS = {
     "version 0": (lambda c: c.update(version=0), "version must be positive, got 0"),
     "mask": (
         lambda c: c.update(mask="wanda", keep=0.5),
-        "mask must be one of magnitude, breadcrumbs, random, got 'wanda'",
+        "mask must be one of random, magnitude, breadcrumbs, got 'wanda'",
     ),
     "keep": (
         lambda c: c.update(mask="random", keep=float("nan")),

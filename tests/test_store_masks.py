@@ -160,7 +160,7 @@ def test_what_a_mask_would_hide_is_refused(tmp_path, kind):
 
 
 BAD = [
-    ({"mask": "wanda", "keep": 0.5}, ValueError, "mask must be one of magnitude, breadcrumbs, random, got"),
+    ({"mask": "wanda", "keep": 0.5}, ValueError, "mask must be one of random, magnitude, breadcrumbs, got"),
     ({"mask": "random"}, ValueError, "mask and keep must be given together, got mask=random, keep=None"),
     ({"keep": 0.5}, ValueError, "mask and keep must be given together, got mask=None, keep=0.5"),
     ({"mask": "random", "keep": 0}, ValueError, r"keep must lie in \(0, 1\], got 0.0"),

@@ -8,10 +8,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+from pydelta._mask_names import DROP_LARGE, MASKS
 from pydelta.cli.calibration import add_calibration_flag, calibration_files
 from pydelta.superposition import Superposition
 from pydelta.superposition.form import BITS, RATES
-from pydelta.superposition.masking import MASKS
 
 Commands = Any
 """What ``add_subparsers`` gives; its class is private."""
@@ -86,20 +86,9 @@ def _add_dial(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_kept(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--mask",
-        choices=MASKS,
-        help="what of each delta is summed: the largest, the largest but the very largest (Model "
-        "Breadcrumbs), or random elements, rescaled (DARE); default: all",
-    )
+    add_mask_flags(parser, "of each delta is summed", "all")
     parser.add_argument(
         "--keep", type=fraction, metavar="X", help="the fraction of a matrix that a mask keeps"
-    )
-    parser.add_argument(
-        "--drop-large",
-        type=fraction,
-        metavar="X",
-        help="the fraction of the largest that breadcrumbs drops; default: 0.01",
     )
     parser.add_argument(
         "--residual",
@@ -107,6 +96,21 @@ def _add_kept(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="X",
         help="the fraction of each matrix, where retrieval would be worst, that is kept exactly per model",
+    )
+
+
+def add_mask_flags(parser: argparse.ArgumentParser, what: str, default: str) -> None:
+    parser.add_argument(
+        "--mask",
+        choices=MASKS,
+        help=f"what {what}: random elements, rescaled (DARE), the largest, or the largest but the very "
+        f"largest (Model Breadcrumbs); default: {default}",
+    )
+    parser.add_argument(
+        "--drop-large",
+        type=fraction,
+        metavar="X",
+        help=f"the fraction of the largest that breadcrumbs drops; default: {DROP_LARGE}",
     )
 
 

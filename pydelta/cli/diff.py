@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from pydelta.cli.compress import Commands, add_output_flags, fraction, seed
-from pydelta.deltafile.manifest import BITS, BREADCRUMBS, MASKS, NONE, RANDOM, TRANSFORMS
+from pydelta._mask_names import BREADCRUMBS, RANDOM
+from pydelta.cli.compress import Commands, add_mask_flags, add_output_flags, fraction, seed
+from pydelta.deltafile.manifest import BITS, NONE, TRANSFORMS
 
 
 def add(commands: Commands) -> None:
@@ -26,18 +27,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--group", type=group, metavar="N", help="the columns that share a code's scale; default: a row"
     )
-    parser.add_argument(
-        "--mask",
-        choices=MASKS,
-        help="what to keep: random elements, rescaled (DARE; default), the largest, or the largest but the "
-        "very largest (Model Breadcrumbs)",
-    )
-    parser.add_argument(
-        "--drop-large",
-        type=fraction,
-        metavar="X",
-        help="the fraction of the largest that breadcrumbs drops; default: 0.01",
-    )
+    add_mask_flags(parser, "is kept", "random")
     parser.add_argument(
         "--transform", choices=TRANSFORMS, help="of the delta before it is coded; default: hadamard"
     )

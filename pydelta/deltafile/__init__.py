@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydelta._mask_names import DROP_LARGE, RANDOM
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,8 +27,8 @@ def diff(
     out: Pathlike,
     *,
     keep: float | None = None,
-    mask: str = "random",
-    drop_large: float = 0.01,
+    mask: str = RANDOM,
+    drop_large: float = DROP_LARGE,
     lossless: bool = False,
     bits: int | None = None,
     group: str | int = "row",

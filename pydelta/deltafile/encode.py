@@ -8,8 +8,9 @@ import torch
 
 from pydelta import _rice
 from pydelta._elements import bits, count, take
+from pydelta._mask_names import RANDOM
 from pydelta.deltafile.codes import SCALES, add_codes, quantize_delta
-from pydelta.deltafile.manifest import BASE, CODED, QUANTIZED, RANDOM, WHOLE, Coding, Rule
+from pydelta.deltafile.manifest import BASE, CODED, QUANTIZED, WHOLE, Coding, Rule
 from pydelta.deltafile.selection import changed, kept_deltas, random_mask, rescaled
 from pydelta.masks import Mask, RandomMask
 

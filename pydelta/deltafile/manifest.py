@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydelta import __version__
 from pydelta._levels import MAGNITUDES
+from pydelta._mask_names import MAGNITUDE, RANDOM
 
 if TYPE_CHECKING:
     from pydelta.masks import BandMask, MagnitudeMask, RandomMask
     from pydelta.random import Key
 
 FORMAT, VERSION = "pydelta-delta", 2
-RANDOM, MAGNITUDE, BREADCRUMBS = MASKS = ("random", "magnitude", "breadcrumbs")
 BASE, WHOLE, CODED, QUANTIZED = "base", "whole", "coded", "quantized"
 STORED = {
     BASE: (),

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from pydelta import _check
+from pydelta._mask_names import BREADCRUMBS, MASKS, RANDOM
 from pydelta.deltafile.manifest import (
     BITS,
-    BREADCRUMBS,
-    MASKS,
-    RANDOM,
     ROW,
     TRANSFORMS,
     Manifest,

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydelta._mask_names import RANDOM
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.names import FLOATS
 from pydelta.checkpoint.staging import Pathlike
@@ -15,7 +16,6 @@ from pydelta.deltafile.manifest import (
     CODED,
     NONE,
     QUANTIZED,
-    RANDOM,
     STORED,
     WHOLE,
     BaseTensor,

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from pydelta._elements import put, take
+from pydelta._mask_names import RANDOM
 from pydelta._progress import progress
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.digest import tensor_digest
@@ -16,7 +17,7 @@ from pydelta.checkpoint.staging import Pathlike, check_output
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.writer import Shards
 from pydelta.deltafile.codes import add_codes
-from pydelta.deltafile.manifest import BASE, QUANTIZED, RANDOM, WHOLE
+from pydelta.deltafile.manifest import BASE, QUANTIZED, WHOLE
 from pydelta.deltafile.reader import DeltaFile
 from pydelta.deltafile.selection import rescaled
 

@@ -23,6 +23,7 @@ import torch
 
 from pydelta import ops
 from pydelta._check import compute_dtype
+from pydelta._mask_names import RANDOM
 from pydelta.calibration import Calibration
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.workers import Workers
@@ -30,7 +31,6 @@ from pydelta.masks import RandomMask, Ready
 from pydelta.quantized import Quantized
 from pydelta.random import Key, key
 from pydelta.superposition.form import Form
-from pydelta.superposition.masking import RANDOM
 from pydelta.superposition.options import Options
 from pydelta.superposition.rules import SUPERPOSED, Rule, slot_groups, slots
 

@@ -25,6 +25,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
+from pydelta._mask_names import RANDOM
 from pydelta._progress import progress
 from pydelta.calibration import Calibration, LayerStatistics
 from pydelta.checkpoint import Checkpoint
@@ -38,7 +39,6 @@ from pydelta.ops import merge_into, retrieve
 from pydelta.random import key
 from pydelta.superposition.files import StoreFiles
 from pydelta.superposition.manifest import Manifest
-from pydelta.superposition.masking import RANDOM
 from pydelta.superposition.parts import cut, input_axis
 from pydelta.superposition.rules import SUPERPOSED, Rule
 from pydelta.superposition.stored import Stored, compute

@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from pydelta._mask_names import BREADCRUMBS, DROP_LARGE, MASKS, RANDOM
+
 if TYPE_CHECKING:
     from pydelta.checkpoint import Checkpoint
     from pydelta.masks import MagnitudeThreshold, RandomMask
-
-MAGNITUDE, BREADCRUMBS, RANDOM = "magnitude", "breadcrumbs", "random"
-MASKS = (MAGNITUDE, BREADCRUMBS, RANDOM)
-DROP_LARGE = 0.01
-"""What breadcrumbs drop of the largest unless something else is asked for."""
 
 
 def fraction(field: str, value: object) -> float:
