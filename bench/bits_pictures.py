@@ -36,19 +36,11 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(14, 6.6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.35, 1))
-    most, (bottom, top) = max(result["counts"]), limits(result)
+    most = max(result["counts"])
     _by_bits(left, result, most)
     _by_number(right, result)
     for axes in (left, right):
-        axes.axhline(100, color="#333333", linewidth=1, zorder=1)
-        axes.axhline(100 * result["no_bits"], color="#999999", linestyle=":", linewidth=2)
-        axes.set_yscale("function", functions=stretched(top + 1.4))
-        axes.set_yticks([tick for tick in PERCENT if tick > bottom])
-        axes.set_ylim(bottom, top)
-        axes.minorticks_off()
-        axes.tick_params(labelsize=12)
-        axes.grid(axis="y", color="#dddddd")
-        axes.spines[["top", "right"]].set_visible(False)
+        dress(axes, result)
     left.set_ylabel("accuracy, % of the tuned models'", fontsize=13)
     figure.suptitle(_title(result, most), fontsize=15)
     figure.savefig(path)
@@ -64,13 +56,33 @@ def _title(result: Mapping[str, Any], most: int) -> str:
     )
 
 
-def limits(result: Mapping[str, Any]) -> tuple[float, float]:
+def dress(axes: Any, result: Mapping[str, Any]) -> None:
+    """Per cent of the tuned models' accuracy upwards, the base's as a line."""
+    bottom, top = _limits(result)
+    axes.axhline(100, color="#333333", linewidth=1, zorder=1)
+    axes.axhline(100 * result["no_bits"], color="#999999", linestyle=":", linewidth=2)
+    axes.set_yscale("function", functions=_stretched(top + 1.4))
+    axes.set_yticks([tick for tick in PERCENT if tick > bottom])
+    axes.set_ylim(bottom, top)
+    axes.minorticks_off()
+    axes.tick_params(labelsize=12)
+    axes.grid(axis="y", color="#dddddd")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def bits_axis(axes: Any) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(TICKS, ["1/8", "1/4", "1/2", *(f"{tick:g}" for tick in TICKS[3:])])
+    axes.set_xlabel("bits per parameter and model", fontsize=13)
+
+
+def _limits(result: Mapping[str, Any]) -> tuple[float, float]:
     """Below everything, the base too, and above it."""
     kept = [100 * result["no_bits"], *(100 * point["kept"] for point in result["points"])]
     return min(kept) - 5, max(100.6, *(percent + 0.3 for percent in kept))
 
 
-def stretched(end: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def _stretched(end: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """A scale and its inverse: half a per cent near the top takes the room that several take below."""
     return lambda percent: -np.sqrt(np.maximum(end - percent, 0)), lambda place: end - place**2
 
@@ -87,10 +99,8 @@ def _by_bits(axes: Any, result: Mapping[str, Any], most: int) -> None:
             **{"linewidth": 2, **style},
             label=method,
         )
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(TICKS, ["1/8", "1/4", "1/2", *(f"{tick:g}" for tick in TICKS[3:])])
+    bits_axis(axes)
     axes.set_xlim(0.11, 19)
-    axes.set_xlabel("bits per parameter and model", fontsize=13)
     axes.text(18, 100 * result["no_bits"], "base", fontsize=12, color="#777777", va="bottom", ha="right")
     axes.set_title(f"{most} models (RanDeS: 1 to {most})", fontsize=13)
     _legend(axes, columns=3)

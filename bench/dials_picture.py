@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bits_pictures import PERCENT, TICKS, limits, stretched
+from bits_pictures import bits_axis, dress
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -33,7 +33,6 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     """
     figure = Figure(figsize=(15, 6.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    bottom, top = limits(result)
     panels = figure.subplots(1, len(result["counts"]), sharey=True, squeeze=False)[0]
     for axes, count in zip(panels, result["counts"], strict=True):
         for dial, style in STYLE.items():
@@ -42,19 +41,9 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
             codes = [p for p in points if p["level"] != "bf16"]
             _plot(axes, codes, **{"linewidth": 1.8, **style}, label=dial)
             _plot(axes, [p for p in points if p["level"] == "bf16"], **{**style, "linestyle": "none"})
-        axes.axhline(100, color="#333333", linewidth=1, zorder=1)
-        axes.axhline(100 * result["no_bits"], color="#999999", linestyle=":", linewidth=2)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(TICKS, ["1/8", "1/4", "1/2", *(f"{tick:g}" for tick in TICKS[3:])])
-        axes.set_yscale("function", functions=stretched(top + 1.4))
-        axes.set_yticks([tick for tick in PERCENT if tick > bottom])
-        axes.set_ylim(bottom, top)
-        axes.minorticks_off()
-        axes.tick_params(labelsize=12)
-        axes.grid(axis="y", color="#dddddd")
-        axes.spines[["top", "right"]].set_visible(False)
+        bits_axis(axes)
+        dress(axes, result)
         axes.set_title(f"{count} models", fontsize=13)
-        axes.set_xlabel("bits per parameter and model", fontsize=13)
     panels[0].set_ylabel("accuracy, % of the tuned models'", fontsize=13)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=12, frameon=False)

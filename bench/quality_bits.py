@@ -10,20 +10,14 @@ their deltas go in again, under other seeds of the transform.
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from pathlib import Path
 from statistics import fmean
 
 import bits_methods
 import bits_pictures
 import torch
 from bits_methods import RATES
-from bits_proof import Proof
-from families import digits, sentences
+from quality_run import Run, parser_of
 
-import pydelta
 from pydelta import key
 from pydelta._levels import DISTORTIONS
 
@@ -31,43 +25,10 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--family", default="digits")
-    parser.add_argument("--tuned", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, default=Path("docs/quality"))
-    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
-    parser.add_argument("--sample", type=int, default=16, help="models that are scored at each point")
-    parser.add_argument("--sentences", type=int, help="of each task that are scored; default: all")
-    parser.add_argument("--seed", type=int, default=42)
-    arguments = parser.parse_args()
-    started = time.time()
-    family = (
-        digits(arguments.seed, seeds=8)
-        if arguments.family == "digits"
-        else sentences(Path(arguments.family), arguments.tuned, arguments.sentences)
-    )
-    proof = Proof(family, arguments.sample, arguments.seed)
-    points = [*proof.alone(max(arguments.counts)), *proof.together(arguments.counts)]
-    result = {
-        "family": family.name,
-        "seed": arguments.seed,
-        "tuned_models": len(family.tuned),
-        "tasks": len(set(family.tasks.values())),
-        "counts": list(arguments.counts),
-        "sample": arguments.sample,
-        "sentences": arguments.sentences,
-        "parameters": proof.parameters,
-        "tuned": proof.tuned,
-        "no_bits": proof.untuned(max(arguments.counts)),
-        "points": points,
-        "gaussian": gaussian(arguments.seed),
-        "torch": torch.__version__,
-        "pydelta": pydelta.__version__,
-        "minutes": (time.time() - started) / 60,
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"{family.name}-bits.json").write_text(json.dumps(result, indent=1) + "\n")
-    bits_pictures.draw(result, arguments.out / f"{family.name}-bits.png")
+    run = Run(parser_of(__doc__, COUNTS).parse_args(), seeds=8)
+    proof, given = run.proof, run.arguments
+    points = [*proof.alone(max(given.counts)), *proof.together(given.counts)]
+    bits_pictures.draw(*run.write("bits", points, gaussian=gaussian(given.seed)))
 
 
 def gaussian(seed: int) -> list[dict[str, float]]:

@@ -9,18 +9,14 @@ of its sums, codes, scales and residuals over parameters and models, without ten
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
-import time
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import dials_picture
-import torch
 from bits_proof import Proof
-from families import digits, sentences
+from quality_run import Run, parser_of
 
 import pydelta
 from pydelta import Superposition, save_checkpoint
@@ -51,51 +47,20 @@ OF_NO_MATRIX = ("base", "exact", "heads", "open", "per_model")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--family", default="digits")
-    parser.add_argument("--tuned", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, default=Path("docs/quality"))
-    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
+    parser = parser_of(__doc__, COUNTS)
     parser.add_argument("--levels", choices=LEVELS, nargs="+", default=list(LEVELS))
-    parser.add_argument("--sample", type=int, default=16, help="models that are scored at each point")
-    parser.add_argument("--sentences", type=int, help="of each task that are scored; default: all")
-    parser.add_argument("--seed", type=int, default=42)
-    arguments = parser.parse_args()
-    started = time.time()
-    family = (
-        digits(arguments.seed, seeds=4)
-        if arguments.family == "digits"
-        else sentences(Path(arguments.family), arguments.tuned, arguments.sentences)
-    )
-    proof = Proof(family, arguments.sample, arguments.seed)
+    run = Run(parser.parse_args(), seeds=4)
+    given = run.arguments
     with tempfile.TemporaryDirectory() as folder:
-        stores = Stores(proof, Path(folder), arguments.seed)
+        stores = Stores(run.proof, Path(folder), given.seed)
         points = [
             stores.point(dial, level, count)
-            for count in arguments.counts
-            for level in arguments.levels
+            for count in given.counts
+            for level in given.levels
             for dial in DIALS
             if count * LEVELS[level].get("rate", 1) >= 1
         ]
-    result = {
-        "family": family.name,
-        "seed": arguments.seed,
-        "tuned_models": len(family.tuned),
-        "tasks": len(set(family.tasks.values())),
-        "counts": list(arguments.counts),
-        "sample": arguments.sample,
-        "sentences": arguments.sentences,
-        "parameters": proof.parameters,
-        "tuned": proof.tuned,
-        "no_bits": proof.untuned(max(arguments.counts)),
-        "points": points,
-        "torch": torch.__version__,
-        "pydelta": pydelta.__version__,
-        "minutes": (time.time() - started) / 60,
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"{family.name}-dials.json").write_text(json.dumps(result, indent=1) + "\n")
-    dials_picture.draw(result, arguments.out / f"{family.name}-dials.png")
+    dials_picture.draw(*run.write("dials", points))
 
 
 class Stores:
