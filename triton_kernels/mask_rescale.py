@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pydelta.masks import Ready
+from pydelta.core.masks import Ready
 from pydelta.triton_kernels.merge_into import launch_merge
 
 

@@ -10,8 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from pydelta.masks import DellaMask, RandomMask, Ready, della_tables, ranks_in_rows
-from pydelta.random import Key
+from pydelta.core.masks import DellaMask, RandomMask, Ready, della_tables, ranks_in_rows
+from pydelta.core.random import Key
 from pydelta.triton_kernels.philox import pack, philox4x32, unpack
 
 RANDOM, DELLA, CUTS, ROW_CUTS = (tl.constexpr(kind) for kind in range(1, 5))

@@ -11,8 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
-from pydelta._environment import interpreted
-from pydelta.masks import Ready
+from pydelta.core.interpreter import interpreted
+from pydelta.core.masks import Ready
 from pydelta.triton_kernels.masks import (
     COLUMNS,
     CUTS,

@@ -9,7 +9,7 @@
 
 namespace PYDELTA_NAMESPACE {
 
-// pydelta/_chunks.py holds the same numbers.
+// pydelta/core/lists.py holds the same numbers.
 constexpr int64_t kChunk = 65536;
 constexpr int kSumLanes = 1024;
 

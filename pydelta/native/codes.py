@@ -7,9 +7,9 @@ from types import ModuleType
 
 import torch
 
+from pydelta.core.quantized import Quantized, group_size, tables
+from pydelta.core.random import Key
 from pydelta.native.call import DTYPES, TRANSFORMS, on, rows_of
-from pydelta.quantized import Quantized, group_size, tables
-from pydelta.random import Key
 
 
 def quantize(ext: ModuleType, x: torch.Tensor, *, bits: int, group: str | int, out: Quantized) -> None:

@@ -7,10 +7,18 @@ from types import ModuleType
 
 import torch
 
-from pydelta._check import compute_dtype
-from pydelta.masks import DellaMask, MagnitudeThreshold, RandomMask, Ready, della_tables, ranks, ranks_in_rows
+from pydelta.core.check import compute_dtype
+from pydelta.core.masks import (
+    DellaMask,
+    MagnitudeThreshold,
+    RandomMask,
+    Ready,
+    della_tables,
+    ranks,
+    ranks_in_rows,
+)
+from pydelta.core.random import Key
 from pydelta.native.call import DTYPES, on, pointer
-from pydelta.random import Key
 
 # csrc/core/mask.h holds the same codes.
 _NONE, _RANDOM, _DELLA, _TENSOR, _ROW = range(5)

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import torch
 
+from pydelta.core.random import Key
 from pydelta.native.call import DTYPES, TRANSFORMS, on, split
-from pydelta.random import Key
 
 
 def hadamard(ext: ModuleType, x: torch.Tensor, *, out: torch.Tensor, block: int, scale: float) -> None:
