@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "chunks.h"
+#include "walk/lists.h"
 
 namespace PYDELTA_NAMESPACE {
 namespace {

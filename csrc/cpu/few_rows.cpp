@@ -1,4 +1,4 @@
-#include "product.h"
+#include "codes/activations.h"
 
 namespace PYDELTA_NAMESPACE {
 

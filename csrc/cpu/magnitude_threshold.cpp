@@ -1,6 +1,6 @@
 #include <limits>
 
-#include "band.h"
+#include "masks/search.h"
 
 namespace PYDELTA_NAMESPACE {
 

@@ -1,7 +1,7 @@
 #include <vector>
 
-#include "ranks.h"
-#include "walk.h"
+#include "masks/ranks.h"
+#include "walk/walk.h"
 
 namespace PYDELTA_NAMESPACE {
 

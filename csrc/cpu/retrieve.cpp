@@ -1,4 +1,4 @@
-#include "row_blocks.h"
+#include "walk/row_blocks.h"
 
 namespace PYDELTA_NAMESPACE {
 

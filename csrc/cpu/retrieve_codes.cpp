@@ -1,5 +1,5 @@
-#include "expand.h"
-#include "row_blocks.h"
+#include "codes/expand.h"
+#include "walk/row_blocks.h"
 
 namespace PYDELTA_NAMESPACE {
 

@@ -1,4 +1,4 @@
-#include "walk.h"
+#include "walk/walk.h"
 
 namespace PYDELTA_NAMESPACE {
 

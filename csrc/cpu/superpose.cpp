@@ -1,7 +1,7 @@
 #include <cmath>
 #include <memory>
 
-#include "row_blocks.h"
+#include "walk/row_blocks.h"
 
 namespace PYDELTA_NAMESPACE {
 

@@ -1,5 +1,5 @@
-#include "levels.h"
-#include "row_blocks.h"
+#include "codes/levels.h"
+#include "walk/row_blocks.h"
 
 namespace PYDELTA_NAMESPACE {
 

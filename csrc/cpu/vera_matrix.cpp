@@ -1,6 +1,6 @@
-#include "parallel.h"
-#include "random_bits.h"
-#include "walk.h"
+#include "random/random_bits.h"
+#include "walk/parallel.h"
+#include "walk/walk.h"
 
 namespace PYDELTA_NAMESPACE {
 

@@ -6,7 +6,7 @@
 
 namespace PYDELTA_NAMESPACE {
 
-// pydelta/_chunks.py holds the first two numbers. A table of 64 tensors fits in the 4 KiB of a launch.
+// pydelta/core/lists.py holds the first two numbers. A table of 64 tensors fits in the 4 KiB of a launch.
 constexpr int64_t kChunk = 65536;
 constexpr int kSumLanes = 1024;
 constexpr int kTensors = 64, kListThreads = 256, kLaneVector = kSumLanes / kListThreads;

@@ -2,7 +2,7 @@
 #pragma once
 #include <functional>
 
-#include "kernels.h"
+#include "../kernels.h"
 #include "walk.h"
 
 namespace PYDELTA_NAMESPACE {

@@ -1,8 +1,8 @@
 // What a mask leaves of the deltas in a tile: packed bits, an interval of magnitudes, or factors.
 #pragma once
-#include "../core/mask.h"
-#include "kernels.h"
-#include "random_bits.h"
+#include "../../core/mask.h"
+#include "../kernels.h"
+#include "../random/random_bits.h"
 
 namespace PYDELTA_NAMESPACE {
 

@@ -2,15 +2,14 @@
 #pragma once
 #include <vector>
 
-#include "kernels.h"
+#include "../kernels.h"
+#include "../simd/wide.h"
 #include "parallel.h"
 #include "walk.h"
-#include "wide.h"
 
 namespace PYDELTA_NAMESPACE {
 
-// pydelta/_chunks.py holds the same numbers.
-constexpr int64_t kChunk = 65536;
+// pydelta/core/lists.py holds the same number.
 constexpr int kSumLanes = 1024;
 
 struct Chunk {

@@ -4,10 +4,10 @@
 #include <cstdlib>
 #include <new>
 
-#include "../core/philox.h"
-#include "../core/transform.h"
-#include "kernels.h"
-#include "simd.h"
+#include "../../core/philox.h"
+#include "../../core/transform.h"
+#include "../kernels.h"
+#include "../simd/simd.h"
 
 namespace PYDELTA_NAMESPACE {
 

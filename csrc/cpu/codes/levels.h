@@ -1,7 +1,7 @@
 // What the kernels of low-bit codes share: looking up levels, and the bits of codes.
 #pragma once
-#include "kernels.h"
-#include "walk.h"
+#include "../kernels.h"
+#include "../walk/walk.h"
 
 namespace PYDELTA_NAMESPACE {
 
