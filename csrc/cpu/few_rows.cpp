@@ -2,8 +2,6 @@
 
 namespace PYDELTA_NAMESPACE {
 
-using pydelta_cpu::FewRows;
-
 namespace {
 
 // A few rows times a large matrix, which comes from memory once: a tile of it stays in the first-level cache

@@ -7,8 +7,6 @@ namespace PYDELTA_NAMESPACE {
 
 namespace {
 
-using pydelta_cpu::Merge;
-
 // Elements of a tile: few enough that L1 holds them until their random bits are there.
 template <class T>
 constexpr int64_t kMergeTile = 4096 / int64_t(sizeof(T));

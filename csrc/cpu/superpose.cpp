@@ -7,8 +7,6 @@ namespace PYDELTA_NAMESPACE {
 
 namespace {
 
-using pydelta_cpu::Superposed;
-
 template <class T>
 struct Model {
   const T* tuned;

@@ -5,8 +5,6 @@
 
 namespace PYDELTA_NAMESPACE {
 
-using pydelta_cpu::Codes;
-
 // The codes of some of the rows.
 inline Codes rows_of(Codes q, int64_t first, int64_t count) {
   q.codes += first * ceil_div(q.n * q.bits, 8);

@@ -11,8 +11,6 @@
 
 namespace PYDELTA_NAMESPACE {
 
-using pydelta_cpu::Axis;
-
 // Elements of a tile where the transform does not ask for more: a few vectors' worth of work, in L1.
 constexpr int64_t kTile = 4096;
 
