@@ -10,7 +10,7 @@ import torch
 
 from pydelta._check import default_block
 from pydelta._rows import add_expanded, add_product, base_product, turned
-from pydelta.native.call import DTYPES, on
+from pydelta.native.call import DTYPES, by_position
 from pydelta.native.codes import dequantize
 from pydelta.native.transforms import rotate, sign_flip
 from pydelta.quantized import Quantized, group_size, tables
@@ -65,7 +65,7 @@ def _code_product(
 ) -> None:
     """out_r += lam_k q (s_k * x_r), without signs where there are no keys."""
     levels, _ = tables(q.bits, x.device)
-    on(
+    by_position(
         x,
         ext.superposed_linear,
         x.data_ptr(),

@@ -27,7 +27,7 @@ from pydelta._mask_names import RANDOM
 from pydelta.calibration import Calibration
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.workers import Workers
-from pydelta.masks import RandomMask, Ready
+from pydelta.masks import KernelMask, RandomMask
 from pydelta.quantized import Quantized
 from pydelta.random import Key, key
 from pydelta.superposition.form import Form
@@ -126,7 +126,7 @@ class Chooser:
         masking, seed = self._options.masking, self._options.seed
         if masking.keep is None:
             return delta
-        mask: Ready = RandomMask(masking.keep, key(seed, "mask", model, name))
+        mask: KernelMask = RandomMask(masking.keep, key(seed, "mask", model, name))
         if masking.mask != RANDOM:
             drop = masking.drop_large or 0.0
             mask = ops.magnitude_threshold(delta, keep=masking.keep, drop_large=drop)

@@ -16,7 +16,7 @@ from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.memory import TORCH
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import Workspace, check_finite
-from pydelta.masks import Ready
+from pydelta.masks import KernelMask
 from pydelta.ops import merge_into, quantize, superpose
 from pydelta.quantized import Quantized
 from pydelta.random import Key, key
@@ -66,7 +66,7 @@ class Summer:
         norms = self._norms[model][tensor]
         return Loss(_six(x.delta for x in norms), _six(x.lost for x in norms))
 
-    def masks(self, sources: Mapping[str, str], workers: Workers) -> dict[str, Future[Ready]]:
+    def masks(self, sources: Mapping[str, str], workers: Workers) -> dict[str, Future[KernelMask]]:
         """Begins the masks of the deltas that are summed in one place.
 
         A worker that needs one waits for it: it was begun before, so it is done or on its way.

@@ -34,7 +34,7 @@ from pydelta.checkpoint.memory import TORCH
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import Workspace
-from pydelta.masks import Ready
+from pydelta.masks import KernelMask
 from pydelta.ops import merge_into, retrieve
 from pydelta.random import key
 from pydelta.superposition.files import StoreFiles
@@ -164,7 +164,7 @@ class _Fit:
             for tensor, layer in calibration.layers.items()
         }
 
-    def _mask(self, tensor: str, workers: Workers) -> Future[Ready] | None:
+    def _mask(self, tensor: str, workers: Workers) -> Future[KernelMask] | None:
         """Begins the mask that has taken the smaller or larger elements of the delta, if any."""
         masking = self._manifest.masking
         if masking.mask in (None, RANDOM):
@@ -177,7 +177,7 @@ class _Fit:
         found: list[_Norms],
         tensor: str,
         layer: LayerStatistics,
-        mask: Future[Ready] | None,
+        mask: Future[KernelMask] | None,
         start: int,
         shape: tuple[int, ...],
     ) -> int:
