@@ -5,7 +5,7 @@ from harness import MIB, Bench, Case, grid, some_rows
 
 import pydelta
 from pydelta import reference
-from pydelta._check import default_block
+from pydelta.core.check import default_block
 
 CASES = grid(extra=[(1 << 20, 4 * MIB), (1 << 24, 64 * MIB)])
 MATMUL_FLOPS = 2e10

@@ -6,7 +6,7 @@ from harness import Bench, Case, grid, some_rows
 
 import pydelta
 from pydelta import reference
-from pydelta._check import default_block
+from pydelta.core.check import default_block
 
 CASES = grid()
 KEY = pydelta.key(7, "signs", "bench")

@@ -14,7 +14,7 @@ from families import Family, Weights
 
 import pydelta
 from pydelta import key
-from pydelta._levels import DISTORTIONS
+from pydelta.core.levels import DISTORTIONS
 
 
 class Model(NamedTuple):

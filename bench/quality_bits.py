@@ -19,7 +19,7 @@ from bits_methods import RATES
 from quality_run import Run, parser_of
 
 from pydelta import key
-from pydelta._levels import DISTORTIONS
+from pydelta.core.levels import DISTORTIONS
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 

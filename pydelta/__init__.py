@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from pydelta.core.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pydelta import compat as compat
@@ -18,14 +18,17 @@ if TYPE_CHECKING:
     from pydelta._dispatch import use_backend as use_backend
     from pydelta.checkpoint import load_checkpoint as load_checkpoint
     from pydelta.checkpoint import save_checkpoint as save_checkpoint
-    from pydelta.masks import BandMask as BandMask
-    from pydelta.masks import DellaMask as DellaMask
-    from pydelta.masks import MagnitudeMask as MagnitudeMask
-    from pydelta.masks import MagnitudeThreshold as MagnitudeThreshold
-    from pydelta.masks import RandomMask as RandomMask
-    from pydelta.masks import WandaMask as WandaMask
-    from pydelta.merging import merge as merge
-    from pydelta.merging import prune as prune
+    from pydelta.core.masks import BandMask as BandMask
+    from pydelta.core.masks import DellaMask as DellaMask
+    from pydelta.core.masks import MagnitudeMask as MagnitudeMask
+    from pydelta.core.masks import MagnitudeThreshold as MagnitudeThreshold
+    from pydelta.core.masks import RandomMask as RandomMask
+    from pydelta.core.masks import WandaMask as WandaMask
+    from pydelta.core.quantized import Quantized as Quantized
+    from pydelta.core.random import Key as Key
+    from pydelta.core.random import key as key
+    from pydelta.merging.merge import merge as merge
+    from pydelta.merging.prune import prune as prune
     from pydelta.ops.adamr_step_ import adamr_step_ as adamr_step_
     from pydelta.ops.hadamard import hadamard as hadamard
     from pydelta.ops.magnitude_threshold import magnitude_threshold as magnitude_threshold
@@ -43,28 +46,25 @@ if TYPE_CHECKING:
     from pydelta.ops.vera_linear import vera_linear as vera_linear
     from pydelta.ops.vera_matrix import vera_matrix as vera_matrix
     from pydelta.ops.vera_merge import vera_merge as vera_merge
-    from pydelta.quantized import Quantized as Quantized
-    from pydelta.random import Key as Key
-    from pydelta.random import key as key
     from pydelta.superposition import Superposition as Superposition
 
 _HOME = {
-    "BandMask": "pydelta.masks",
-    "DellaMask": "pydelta.masks",
-    "Key": "pydelta.random",
-    "MagnitudeMask": "pydelta.masks",
-    "MagnitudeThreshold": "pydelta.masks",
-    "Quantized": "pydelta.quantized",
-    "RandomMask": "pydelta.masks",
+    "BandMask": "pydelta.core.masks",
+    "DellaMask": "pydelta.core.masks",
+    "Key": "pydelta.core.random",
+    "MagnitudeMask": "pydelta.core.masks",
+    "MagnitudeThreshold": "pydelta.core.masks",
+    "Quantized": "pydelta.core.quantized",
+    "RandomMask": "pydelta.core.masks",
     "Superposition": "pydelta.superposition",
-    "WandaMask": "pydelta.masks",
+    "WandaMask": "pydelta.core.masks",
     "adamr_step_": "pydelta.ops",
     "backends": "pydelta._dispatch",
     "compat": "pydelta.compat",
     "dequantize": "pydelta.ops",
     "hadamard": "pydelta.ops",
     "hf": "pydelta.hf",
-    "key": "pydelta.random",
+    "key": "pydelta.core.random",
     "load_checkpoint": "pydelta.checkpoint",
     "magnitude_threshold": "pydelta.ops",
     "mask_rescale": "pydelta.ops",

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from pydelta import _check
-from pydelta._environment import interpreted
+from pydelta.core import check
+from pydelta.core.interpreter import interpreted
 
 Kernel = Callable[..., None]
 
@@ -102,7 +102,7 @@ def _kernel(op: str, device: str, dtype: torch.dtype, forced: str) -> Kernel:
         public = _PART_OF.get(op, op)
         backend = _present(public, forced)
         if not _takes(backend, device, dtype):
-            kind = f"{_check.name_of(dtype)} tensors on {device}"
+            kind = f"{check.name_of(dtype)} tensors on {device}"
             raise ValueError(
                 f"[{public}] backend {backend} must be able to take {kind}, got backend={backend!r}"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pydelta import _check
+from pydelta.core import check
 from pydelta.ops import hadamard
 
 __all__ = ["hadamard_transform"]
@@ -28,8 +28,8 @@ def hadamard_transform(x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     Raises:
         TypeError, ValueError: as :func:`pydelta.hadamard`.
     """
-    _check.floating("hadamard_transform", "x", x)
-    _check.has_dimension("hadamard_transform", "x", x)
+    check.floating("hadamard_transform", "x", x)
+    check.has_dimension("hadamard_transform", "x", x)
     n = x.shape[-1]
     block = 1 << max(n - 1, 0).bit_length()
     if block == n:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from pydelta.checkpoint.names import config_of
+from pydelta.checkpoint.tensor_names import config_of
 from pydelta.superposition import Superposition
-from pydelta.superposition.files import open_base
+from pydelta.superposition.format.base import open_base
 
 _TOKENIZERS = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")
 

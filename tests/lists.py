@@ -3,7 +3,7 @@
 import pytest
 from tensors import laid_out, normal
 
-from pydelta._check import compute_dtype
+from pydelta.core.check import compute_dtype
 
 SHAPES = [(3, 5), (0,), (), (1023,), (1025,), (33, 31)]
 """Odd, empty, a scalar, beside the lanes of a sum."""

@@ -13,7 +13,8 @@ import torch
 from tensors import KEY, TRANSFORMING, poisoned
 
 import pydelta
-from pydelta import _check, masks, ops
+from pydelta import ops
+from pydelta.core import check, masks
 
 X = torch.ones(2, 96)
 META = torch.ones(2, 96, device="meta")
@@ -212,7 +213,7 @@ def test_a_bad_out_is_left_as_it_was(row):
 
 def test_every_error_has_a_row():
     """Each raise statement of the ops and their checks is reached by some row."""
-    files = [Path(_check.__file__), Path(masks.__file__), *sorted(Path(ops.__file__).parent.glob("*.py"))]
+    files = [Path(check.__file__), Path(masks.__file__), *sorted(Path(ops.__file__).parent.glob("*.py"))]
     statements = {
         (file.name, node.lineno, node.end_lineno)
         for file in files

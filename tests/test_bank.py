@@ -10,7 +10,7 @@ from serving import NAMES, Toy, family, state_of
 from tensors import assert_same_bits, raises
 
 from pydelta import save_checkpoint
-from pydelta.superposition.stored import Stored
+from pydelta.superposition.reading.bucket_reader import Stored
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])

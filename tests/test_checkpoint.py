@@ -12,7 +12,7 @@ from checkpoints import entry, equal, listing, raw, state
 from pydelta import load_checkpoint, save_checkpoint
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
-from pydelta.checkpoint.memory import TORCH
+from pydelta.checkpoint.tensors import TORCH
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "folder"])
@@ -174,7 +174,7 @@ def test_an_error_between_tensors_leaves_nothing(tmp_path, monkeypatch):
         if len(calls) == 3:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pydelta.checkpoint.memory.write_at", fails)
+    monkeypatch.setattr("pydelta.checkpoint.tensors.write_at", fails)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(state(3), tmp_path / "out")
     assert os.listdir(tmp_path) == []

@@ -219,12 +219,13 @@ def test_an_error_of_the_system_names_the_file(folder, capsys, monkeypatch):
 
 
 def test_an_interrupt_cleans_up(folder, capsys, monkeypatch):
-    from pydelta.superposition import compress
 
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compress, "fingerprint", interrupted)
+    from pydelta.superposition.writing import create
+
+    monkeypatch.setattr(create, "fingerprint", interrupted)
     before = listing(folder)
     assert main(["compress", "--base", "base", *MODELS, "-o", "s"]) == 130
     assert capsys.readouterr().err == "pydelta compress: interrupted\n"

@@ -9,7 +9,7 @@ from tensors import CODE_WIDTHS, FLOATS, KEYS, SINGLES, TRANSFORMS, assert_same_
 
 import pydelta
 from pydelta import _dispatch, reference
-from pydelta.quantized import BITS
+from pydelta.core.quantized import BITS
 
 pytestmark = pytest.mark.kernel_of("superpose_codes")
 

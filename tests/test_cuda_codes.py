@@ -17,8 +17,8 @@ from tensors import (
 )
 
 from pydelta import reference
-from pydelta._levels import code_shapes
-from pydelta.quantized import BITS, Quantized
+from pydelta.core.levels import code_shapes
+from pydelta.core.quantized import BITS, Quantized
 
 # Rows that share a byte, a vector, a tile; one element, a vector and its neighbours, more than a step ahead.
 WIDTHS = [1, 7, 8, 12, 33, 96, 257, 512, 1025]

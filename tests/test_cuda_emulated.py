@@ -28,7 +28,7 @@ from tensors import (
 )
 
 from pydelta import reference
-from pydelta.masks import DellaMask, MagnitudeThreshold, RandomMask
+from pydelta.core.masks import DellaMask, MagnitudeThreshold, RandomMask
 
 
 def check(kernels, op, tensors, *, layout="contiguous", **options):

@@ -7,7 +7,7 @@ from tensors import KEYS, SINGLES, assert_nothing_beside, normal, poisoned
 from tolerance import assert_product
 
 from pydelta import reference
-from pydelta.quantized import BITS
+from pydelta.core.quantized import BITS
 
 MODELS = torch.arange(11) * 3 % 4
 

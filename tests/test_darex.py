@@ -10,8 +10,8 @@ from tensors import FLOATS, HALVES, integers, normal, raises
 
 import pydelta
 from pydelta.calibration import Calibration, LayerStatistics
+from pydelta.core.random import u32
 from pydelta.darex import analytic_q, layer_q, least_squares_q, output_distance, search_eta, search_q
-from pydelta.random import u32
 
 NAN = float("nan")
 KEEPS = [0.01, 0.1, 0.3, 0.5, 0.9]

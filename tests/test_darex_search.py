@@ -7,8 +7,8 @@ import torch
 from tensors import normal, raises
 
 import pydelta
+from pydelta.core.random import u32
 from pydelta.darex import least_squares_q, output_distance, search_eta, search_q
-from pydelta.random import u32
 
 NAN = float("nan")
 

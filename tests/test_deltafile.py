@@ -11,7 +11,7 @@ import torch
 from checkpoints import equal, family, listing, state, tuned
 
 from pydelta import MagnitudeMask, RandomMask, key, load_checkpoint, merge_into, save_checkpoint
-from pydelta.checkpoint.memory import TORCH
+from pydelta.checkpoint.tensors import TORCH
 from pydelta.deltafile import describe, diff, patch
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -11,8 +11,8 @@ from test_deltafile_files import manifest, refused, rewrite
 
 from pydelta import key, load_checkpoint, quantize, retrieve, rotate, save_checkpoint
 from pydelta.cli import main
+from pydelta.core.quantized import Quantized
 from pydelta.deltafile import describe, diff, patch
-from pydelta.quantized import Quantized
 from pydelta.reference import dequantize
 
 MATRICES = {"embed.weight": (30, 40), "layers.0.linear.weight": (24, 40), "conv.weight": (6, 45)}

@@ -16,10 +16,8 @@ PACKAGE, TRITON = ROOT / "pydelta", ROOT / "triton_kernels"
 
 # From the bottom up: a module imports only from lower ranks, or from its own room.
 ORDER = [
-    {"random", "_progress"},
-    {"_check", "_chunks", "_elements", "_environment", "_levels", "_mask_names", "_rice"},
-    {"_vera", "masks", "quantized"},
-    {"_rows"},
+    {"core"},
+    {"random", "masks", "products"},
     {"reference", "native", "triton_kernels"},
     {"_dispatch"},
     {"ops"},

@@ -8,9 +8,9 @@ import torch
 from checkpoints import equal, state, tuned
 
 from pydelta import key, merge
+from pydelta.core.random import u32
 from pydelta.darex import layer_q
 from pydelta.merging.methods import METHODS
-from pydelta.random import u32
 
 BASE = state(0)
 MODELS = {f"m{i}": tuned(BASE, i + 1, 0.1 * (i + 1)) for i in range(3)}

@@ -13,8 +13,8 @@ from checkpoints import equal, family, listing, paths
 from pydelta import load_checkpoint, merge, save_checkpoint
 from pydelta.checkpoint import Checkpoint
 from pydelta.cli import main
-from pydelta.merging import stream
 from pydelta.merging.methods import METHODS
+from pydelta.merging.running import checkpoints
 
 MIB = 1 << 20
 GIVEN = {
@@ -54,9 +54,9 @@ def on_files(folder, names, out, method, **given):
 def test_files_give_what_memory_gives(models, tmp_path, monkeypatch, method, given):
     folder, base, tuned_models = models
     wanted = merge(None if method == "linear" else base, tuned_models, method=method, **given)
-    monkeypatch.setattr(stream, "PART_BYTES", 3000)
+    monkeypatch.setattr(checkpoints, "PART_BYTES", 3000)
     assert equal(on_files(folder, tuned_models, tmp_path / "a", method, **given), wanted)
-    monkeypatch.setattr(stream, "PART_BYTES", 700)
+    monkeypatch.setattr(checkpoints, "PART_BYTES", 700)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from pydelta import load_checkpoint, merge, save_checkpoint
 from pydelta.cli import main
-from pydelta.merging.yaml_recipe import read_recipe
+from pydelta.merging.recipes.mergekit_yaml import read_recipe
 
 FOLDER = Path(__file__).parent / "golden" / "mergekit"
 RECIPES = sorted(FOLDER.glob("recipes/*.yml"))

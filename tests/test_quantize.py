@@ -21,8 +21,9 @@ from tensors import (
 )
 
 import pydelta
-from pydelta import _levels, reference
-from pydelta.quantized import BITS, Quantized
+from pydelta import reference
+from pydelta.core import levels
+from pydelta.core.quantized import BITS, Quantized
 
 pytestmark = pytest.mark.kernel_of("quantize")
 
@@ -47,19 +48,19 @@ def on_cpu(q):
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_levels_are_the_means_between_their_midpoints(bits):
     """Lloyd's condition: each level is E[X | X in its cell], for X ~ N(0, 1)."""
-    levels = np.array(_levels.MAGNITUDES[bits])
-    assert len(levels) == 2 ** (bits - 1)
-    edges = np.concatenate([[0], (levels[1:] + levels[:-1]) / 2, [np.inf]])
+    table = np.array(levels.MAGNITUDES[bits])
+    assert len(table) == 2 ** (bits - 1)
+    edges = np.concatenate([[0], (table[1:] + table[:-1]) / 2, [np.inf]])
     mass = norm.sf(edges[:-1]) - norm.sf(edges[1:])
     means = (norm.pdf(edges[:-1]) - norm.pdf(edges[1:])) / mass
-    np.testing.assert_allclose(means, levels, rtol=2e-6)
-    distortion = 1 - 2 * float(np.sum(mass * (2 * levels * means - levels**2)))
-    assert distortion == pytest.approx(_levels.DISTORTIONS[bits], rel=1e-5)
-    assert np.array_equal(levels.astype(np.float32).astype(np.float64), np.float32(levels).astype(np.float64))
+    np.testing.assert_allclose(means, table, rtol=2e-6)
+    distortion = 1 - 2 * float(np.sum(mass * (2 * table * means - table**2)))
+    assert distortion == pytest.approx(levels.DISTORTIONS[bits], rel=1e-5)
+    assert np.array_equal(table.astype(np.float32).astype(np.float64), np.float32(table).astype(np.float64))
 
 
 def test_the_distortion_of_a_sign():
-    assert _levels.DISTORTIONS[1] == pytest.approx(1 - 2 / math.pi, rel=1e-9)
+    assert levels.DISTORTIONS[1] == pytest.approx(1 - 2 / math.pi, rel=1e-9)
 
 
 @against_reference
@@ -144,8 +145,8 @@ def test_codes_of_two_bits_by_hand(backend, device):
 
 def test_an_element_at_a_threshold_takes_the_smaller_level(backend, device):
     """Elements of rms 1: the middle of the two levels itself, and the next number above it."""
-    levels = torch.tensor(_levels.MAGNITUDES[2])
-    middle = (levels[0] + levels[1]) / 2
+    table = torch.tensor(levels.MAGNITUDES[2])
+    middle = (table[0] + table[1]) / 2
     x = torch.stack([middle, middle.nextafter(torch.tensor(2.0))]).repeat(32)
     rest = math.sqrt(2 - float(middle) ** 2)
     x = torch.cat([x, torch.full((64,), rest)]).to(device)[None]
@@ -174,7 +175,7 @@ def test_the_error_is_the_theorys(bits):
     x = normal(64, 4096)
     back = pydelta.dequantize(pydelta.quantize(x, bits=bits)).double()
     error = float((back - x).square().sum() / x.double().square().sum())
-    distortion = _levels.DISTORTIONS[bits]
+    distortion = levels.DISTORTIONS[bits]
     assert error == pytest.approx(distortion / (1 - distortion), rel=0.03)
 
 
@@ -193,7 +194,7 @@ def test_reconstructions_under_many_seeds_average_to_the_data(bits):
         total += pydelta.rotate(pydelta.dequantize(coded), key, inverse=True)
     mean = total / count
     error = float((mean - x).double().square().sum() / x.double().square().sum())
-    distortion = _levels.DISTORTIONS[bits]
+    distortion = levels.DISTORTIONS[bits]
     expected = distortion / (1 - distortion) / count
     assert error < 1e-4 + expected * (1 + 5 * math.sqrt(2 / x.numel()))
     shrink = float((mean * x).sum() / x.square().sum())

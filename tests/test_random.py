@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tensors import EXTREME_KEYS, raises
 
 import pydelta
-from pydelta.random import OUTER_SIGNS, philox4x32, shuffle, sign_bits, u32
+from pydelta.core.random import OUTER_SIGNS, philox4x32, shuffle, sign_bits, u32
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "random_vectors.json").read_text())
 UINT64 = st.integers(0, 2**64 - 1)

@@ -11,8 +11,8 @@ from checkpoints import equal, family, listing, paths
 
 from pydelta import load_checkpoint, merge, save_checkpoint
 from pydelta.cli import main
-from pydelta.merging.parameters import Depth, look_up
-from pydelta.merging.yaml_recipe import parse, read_recipe
+from pydelta.merging.recipes.mergekit_yaml import parse, read_recipe
+from pydelta.merging.recipes.parameters import Depth, look_up
 
 TIES = """
 merge_method: ties

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pydelta import _rice as rice
+from pydelta.checkpoint import rice
 
 
 @st.composite

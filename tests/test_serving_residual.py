@@ -10,7 +10,7 @@ from tensors import assert_same_bits
 from tolerance import UNIT
 
 from pydelta import hf, load_checkpoint
-from pydelta.superposition.patch import Patch
+from pydelta.superposition.reading.residual import Patch
 from pydelta.superposition.serving.residual import difference
 
 MIXED = ["b", "a", "c", "a", "b", "b"]

@@ -7,7 +7,7 @@ import torch
 from checkpoints import family, paths
 
 from pydelta import save_checkpoint
-from pydelta.checkpoint.names import group_of
+from pydelta.checkpoint.tensor_names import group_of
 from pydelta.cli import main
 from pydelta.merging import similarity as module
 from pydelta.merging.similarity import similarity

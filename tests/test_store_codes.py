@@ -9,9 +9,9 @@ from checkpoints import equal, family, listing, paths, sums
 
 import pydelta
 from pydelta import Superposition, save_checkpoint
-from pydelta.superposition import parts
-from pydelta.superposition.buckets import spread
-from pydelta.superposition.options import Dial
+from pydelta.superposition.format import parts
+from pydelta.superposition.writing.buckets import spread
+from pydelta.superposition.writing.options import Dial
 
 
 def make(folder, count, *, dtype=torch.float32, **options):

@@ -11,8 +11,8 @@ import torch
 from checkpoints import equal, family, listing, paths, sums, tuned
 
 from pydelta import Superposition, load_checkpoint, save_checkpoint
-from pydelta.superposition import retrieve
-from pydelta.superposition.manifest import exact_name
+from pydelta.superposition.format.manifest import exact_name
+from pydelta.superposition.reading import retrieve
 
 GOLDEN = Path(__file__).parent / "golden"
 FIRST = {
@@ -306,7 +306,7 @@ def test_log(store, tmp_path):
 
 
 def test_a_read_only_store_is_retrieved_without_a_log(store, monkeypatch):
-    from pydelta.superposition import log
+    from pydelta.superposition.format import log
 
     def refuses(*args, **options):
         raise PermissionError(13, "Permission denied")

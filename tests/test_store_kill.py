@@ -17,7 +17,8 @@ import json, os, random, shutil, signal, sys, time, traceback
 from pathlib import Path
 import pydelta
 from pydelta import Superposition
-from pydelta.superposition import build, change, verify
+from pydelta.superposition.reading import verify
+from pydelta.superposition.writing import change, models
 
 folder, action = Path(sys.argv[1]), sys.argv[2]
 

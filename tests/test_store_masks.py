@@ -10,7 +10,7 @@ from checkpoints import equal, family, listing, paths, sums
 import pydelta
 from pydelta import Superposition, key, save_checkpoint
 from pydelta.cli import main
-from pydelta.masks import BandMask, MagnitudeMask, RandomMask
+from pydelta.core.masks import BandMask, MagnitudeMask, RandomMask
 
 MASKS = {
     "magnitude": ({"mask": "magnitude", "keep": 0.3}, lambda k: MagnitudeMask(0.3)),
@@ -49,7 +49,7 @@ def masked(base, model, name, tensor, mask):
 )
 def test_mask_sum_and_retrieve_by_hand(tmp_path, monkeypatch, kind, dtype, transform):
     """Also where a tensor is read in many parts, and whatever its input axis."""
-    monkeypatch.setattr("pydelta.superposition.parts.PART_BYTES", 512)
+    monkeypatch.setattr("pydelta.superposition.format.parts.PART_BYTES", 512)
     options, mask = MASKS[kind]
     dims = {"layers.1.*": 0}
     base, models, _, store = make(tmp_path, dtype=dtype, transform=transform, input_dims=dims, **options)

@@ -46,7 +46,7 @@ def right(found, true):
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_farthest_is_exact(tmp_path, monkeypatch, form, dtype):
     """Against a sort by hand of what a store without a residual retrieves, in many parts."""
-    monkeypatch.setattr("pydelta.superposition.parts.PART_BYTES", 512)
+    monkeypatch.setattr("pydelta.superposition.format.parts.PART_BYTES", 512)
     models, where, store = make(tmp_path, kind=dtype, input_dims={"layers.1.*": 0}, **FORMS[form])
     plain = Superposition.create(
         tmp_path / "base", where, tmp_path / "plain", input_dims={"layers.1.*": 0}, **FORMS[form]

@@ -7,7 +7,7 @@ from tolerance import assert_product, exact
 
 import pydelta
 from pydelta import reference
-from pydelta.quantized import BITS, Quantized
+from pydelta.core.quantized import BITS, Quantized
 
 MODELS = [0, 2, 2, 1, 0, 3, 3, 3]
 LAMS = [1.0, 0.5, 2.0, -0.25]

@@ -9,8 +9,9 @@ from checkpoints import equal, family, listing, paths, state, sums, tuned
 
 import pydelta
 from pydelta import Superposition, load_checkpoint, save_checkpoint
-from pydelta.checkpoint.names import group_of
-from pydelta.superposition import delta, parts
+from pydelta.checkpoint.tensor_names import group_of
+from pydelta.superposition.format import parts
+from pydelta.superposition.writing import summer
 
 SUPERPOSED = [name for name in state(0) if "linear" in name or name in ("embed.weight", "conv.weight")]
 
@@ -230,11 +231,11 @@ def test_the_norm_of_a_large_delta_is_estimated_well():
     x = base + torch.randn(700, 1024, generator=generator) * torch.rand(700, 1, generator=generator)
     rows = (x.double() - base.double()).square().sum(1)
     exact = float(rows.sum())
-    assert delta.norm2(x, base, 0, x.numel()) == pytest.approx(exact, rel=0.05)
+    assert summer.norm2(x, base, 0, x.numel()) == pytest.approx(exact, rel=0.05)
     cuts = [(0, 3), (3, 300), (300, 700)]
-    parts_ = [delta.norm2(x[a:b], base[a:b], a * 1024, x.numel()) for a, b in cuts]
+    parts_ = [summer.norm2(x[a:b], base[a:b], a * 1024, x.numel()) for a, b in cuts]
     assert sum(parts_) == pytest.approx(exact, rel=0.05)
-    assert delta.norm2(x[:10], base[:10], 0, 10240) == pytest.approx(float(rows[:10].sum()), rel=1e-12)
+    assert summer.norm2(x[:10], base[:10], 0, 10240) == pytest.approx(float(rows[:10].sum()), rel=1e-12)
 
 
 def test_lambda_of_the_store_and_of_the_call(tmp_path):
@@ -303,7 +304,7 @@ def test_bad_arguments_of_create(tmp_path, options, error, message):
 
 
 def test_sharded_in_and_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("pydelta.superposition.sums.SHARD_BYTES", 6000)
+    monkeypatch.setattr("pydelta.superposition.writing.bucket_writer.SHARD_BYTES", 6000)
     base = state(0, dtype=torch.bfloat16)
     half = len(base) // 2
     names = list(base)

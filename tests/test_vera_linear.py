@@ -8,9 +8,10 @@ from tensors import FLOATS, SINGLES, against_reference, assert_same_bits, normal
 from tolerance import UNIT
 
 import pydelta
-from pydelta import _vera, reference
+from pydelta import reference
 from pydelta.native.vera import times
 from pydelta.ops.vera_linear import MATRICES
+from pydelta.products import vera
 
 KEY = pydelta.key(42, "vera")
 R, N, M = 6, 40, 24
@@ -18,9 +19,9 @@ R, N, M = 6, 40, 24
 
 @pytest.fixture(autouse=True)
 def _nothing_kept():
-    _vera.forget()
+    vera.forget()
     yield
-    _vera.forget()
+    vera.forget()
 
 
 def vector_dtype(dtype):
@@ -139,7 +140,7 @@ def test_gradients_are_the_references(backend, device, dtype, adapters, matrices
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_many_tiles(backend, device, dtype, monkeypatch):
     """Two rows of A at a time and some of B, for more rows than one tile of the Triton kernels takes."""
-    monkeypatch.setitem(_vera.TILE, "cpu", 2 * N)
+    monkeypatch.setitem(vera.TILE, "cpu", 2 * N)
     tensors, options = layer(20, dtype=dtype, adapters=3)
     given, moved = on(device, tensors, options)
     y = pydelta.vera_linear(*given, KEY, **moved, matrices="regenerated", backend=backend)
@@ -149,7 +150,7 @@ def test_many_tiles(backend, device, dtype, monkeypatch):
 @against_reference
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_gradients_of_many_tiles(backend, device, dtype, monkeypatch):
-    monkeypatch.setitem(_vera.TILE, "cpu", 2 * N)
+    monkeypatch.setitem(vera.TILE, "cpu", 2 * N)
     tensors, options = layer(20, dtype=dtype)
     grad = normal(20, M, dtype=dtype, seed=9)
     given, moved = on(device, tensors, options)
@@ -219,16 +220,16 @@ def test_one_kept_matrix_serves_layers_of_every_width():
     backend = "cpu" if pydelta.backends()["cpu"] else "reference"
     first = [pydelta.vera_linear(*layer(2, n=n, r=r)[0], KEY, backend=backend) for n, r in ((40, 6), (24, 9))]
     if backend == "cpu":
-        assert _vera.kept_bytes() == 4 * (9 * 40 + 24 * 9)
+        assert vera.kept_bytes() == 4 * (9 * 40 + 24 * 9)
     again = [pydelta.vera_linear(*layer(2, n=n, r=r)[0], KEY, backend=backend) for n, r in ((40, 6), (24, 9))]
     torch.testing.assert_close(first, again, rtol=1e-6, atol=1e-5)
-    _vera.forget()
-    assert _vera.kept_bytes() == 0
+    vera.forget()
+    assert vera.kept_bytes() == 0
 
 
 def test_regenerating_keeps_nothing():
     pydelta.vera_linear(*layer(2)[0], KEY, matrices="regenerated")
-    assert _vera.kept_bytes() == 0
+    assert vera.kept_bytes() == 0
 
 
 def test_matrices_kept_under_inference_mode_serve_training():

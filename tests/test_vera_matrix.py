@@ -13,7 +13,7 @@ from tensors import EXTREME_KEYS, FLOATS, against_reference, assert_same_bits
 
 import pydelta
 from pydelta import reference
-from pydelta.random import SECOND_MATRIX
+from pydelta.core.random import SECOND_MATRIX
 
 KEY = pydelta.key(42, "vera")
 VECTOR = json.loads((Path(__file__).parent / "data" / "random_vectors.json").read_text())["vera"][0]

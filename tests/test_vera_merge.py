@@ -8,7 +8,7 @@ from tensors import FLOATS, LAYOUTS, assert_same_bits, laid_out, normal, poisone
 from tolerance import UNIT
 
 import pydelta
-from pydelta import _vera
+from pydelta.products import vera
 
 KEY = pydelta.key(42, "vera")
 
@@ -31,7 +31,7 @@ def truth_of(weight, d, b):
 @pytest.mark.parametrize(("m", "n", "r"), [(1, 1, 1), (24, 40, 6), (70, 300, 3), (33, 20, 64), (9, 600, 64)])
 def test_the_formula(backend, device, dtype, m, n, r, monkeypatch):
     """Also where strips and blocks are small: rank 64 makes strips of 256 columns at least."""
-    monkeypatch.setitem(_vera.TILE, "cpu", 256)
+    monkeypatch.setitem(vera.TILE, "cpu", 256)
     weight, d, b = adapted(m, n, r, dtype)
     truth, magnitude = truth_of(weight, d, b)
     merged = pydelta.vera_merge(*(x.to(device) for x in (weight, d, b)), KEY, backend=backend)

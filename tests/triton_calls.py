@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from pydelta._levels import code_shapes
-from pydelta.masks import DellaMask, MagnitudeThreshold, RandomMask
-from pydelta.quantized import Quantized
-from pydelta.random import Key
+from pydelta.core.levels import code_shapes
+from pydelta.core.masks import DellaMask, MagnitudeThreshold, RandomMask
+from pydelta.core.quantized import Quantized
+from pydelta.core.random import Key
 
 
 def masks_of(shape: tuple[int, ...]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pydelta.quantized import Quantized
+from pydelta.core.quantized import Quantized
 from pydelta.triton_kernels.launch import launch, split
 
 

@@ -9,10 +9,10 @@ import numpy
 import torch
 import triton
 
-from pydelta._check import default_block
-from pydelta._environment import interpreted
-from pydelta.quantized import Quantized, tables
-from pydelta.random import Key
+from pydelta.core.check import default_block
+from pydelta.core.interpreter import interpreted
+from pydelta.core.quantized import Quantized, tables
+from pydelta.core.random import Key
 from pydelta.triton_kernels.philox import pack
 from pydelta.triton_kernels.walk import walk
 

@@ -13,8 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
-from pydelta._environment import interpreted
-from pydelta.masks import MagnitudeThreshold, ranks
+from pydelta.core.interpreter import interpreted
+from pydelta.core.masks import MagnitudeThreshold, ranks
 from pydelta.triton_kernels.walk import widen
 
 _Operands = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pydelta.core.codes import ELECTIONS
-from pydelta.masks import KernelMask
+from pydelta.core.masks import KernelMask
 from pydelta.triton_kernels.merge_into import launch_merge
 
 

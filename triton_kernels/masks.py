@@ -12,8 +12,8 @@ import triton.language as tl
 
 from pydelta.core.codes import MASKS
 from pydelta.core.kernel_masks import LoweredMask, lower
-from pydelta.masks import KernelMask
-from pydelta.random import Key
+from pydelta.core.masks import KernelMask
+from pydelta.core.random import Key
 from pydelta.triton_kernels.philox import pack, philox4x32, unpack
 
 _NONE, RANDOM, DELLA, CUTS, ROW_CUTS = (tl.constexpr(code) for code in MASKS.values())

@@ -11,9 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-from pydelta._environment import interpreted
 from pydelta.core.codes import ELECTIONS
-from pydelta.masks import KernelMask
+from pydelta.core.interpreter import interpreted
+from pydelta.core.masks import KernelMask
 from pydelta.triton_kernels.masks import (
     COLUMNS,
     CUTS,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pydelta.random import Key
+from pydelta.core.random import Key
 
 Packed = tuple[int, int, int, int]
 

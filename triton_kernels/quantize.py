@@ -11,10 +11,10 @@ import torch
 import triton
 import triton.language as tl
 
-from pydelta import quantized
-from pydelta._environment import interpreted
-from pydelta._levels import row_bytes
-from pydelta.quantized import Quantized, group_size, tables
+from pydelta.core import quantized
+from pydelta.core.interpreter import interpreted
+from pydelta.core.levels import row_bytes
+from pydelta.core.quantized import Quantized, group_size, tables
 from pydelta.triton_kernels.walk import group_of, widen
 
 LANES = tl.constexpr(quantized.LANES)

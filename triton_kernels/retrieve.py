@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pydelta.random import Key
+from pydelta.core.random import Key
 from pydelta.triton_kernels.launch import launch, view
 
 

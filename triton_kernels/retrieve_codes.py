@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from pydelta.quantized import Quantized
-from pydelta.random import Key
+from pydelta.core.quantized import Quantized
+from pydelta.core.random import Key
 from pydelta.triton_kernels.launch import launch, split, view
 
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from pydelta.random import Key
+from pydelta.core.random import Key
 from pydelta.triton_kernels.launch import check_block, launch, split
 
 

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from pydelta.random import Key
+from pydelta.core.random import Key
 from pydelta.triton_kernels.launch import launch, view
 from pydelta.triton_kernels.philox import pack, unpack
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from pydelta.quantized import Quantized
-from pydelta.random import Key
+from pydelta.core.quantized import Quantized
+from pydelta.core.random import Key
 from pydelta.triton_kernels.quantize import quantize
 from pydelta.triton_kernels.superpose import superpose
 

@@ -9,12 +9,12 @@ import torch
 import triton
 import triton.language as tl
 
-from pydelta._check import default_block
-from pydelta._environment import interpreted
-from pydelta._levels import row_bytes
-from pydelta._rows import add_product, base_product, turned
-from pydelta.quantized import Quantized, group_size, tables
-from pydelta.random import Key
+from pydelta.core.check import default_block
+from pydelta.core.interpreter import interpreted
+from pydelta.core.levels import row_bytes
+from pydelta.core.quantized import Quantized, group_size, tables
+from pydelta.core.random import Key
+from pydelta.products.superposed import add_product, base_product, turned
 from pydelta.triton_kernels.rotate import rotate
 from pydelta.triton_kernels.sign_flip import sign_flip
 from pydelta.triton_kernels.walk import narrow, widen

@@ -14,10 +14,10 @@ import torch
 import triton
 import triton.language as tl
 
-from pydelta import _vera
-from pydelta._check import compute_dtype
-from pydelta._environment import interpreted
-from pydelta.random import Key, matrix_draw
+from pydelta.core.check import compute_dtype
+from pydelta.core.interpreter import interpreted
+from pydelta.core.random import Key, matrix_draw
+from pydelta.products import vera
 from pydelta.triton_kernels.philox import pack, unpack
 from pydelta.triton_kernels.vera_matrix import entries, packed, vera_matrix
 from pydelta.triton_kernels.walk import narrow, widen
@@ -28,7 +28,7 @@ ENTRIES, DEPTH, PIECE = 32, 64, 1024
 """A tile of a matrix is ENTRIES rows of DEPTH columns; a program sums over PIECE columns of A."""
 WARPS = 4
 
-_BACKEND = _vera.Backend(vera_matrix)
+_BACKEND = vera.Backend(vera_matrix)
 
 
 @triton.jit
@@ -109,7 +109,7 @@ def vera_forward(
         _few_rows(x, weight, d, b, key, bias, adapter, out)
     else:
         options: dict[str, Any] = {"bias": bias, "adapter": adapter, "cached": cached, "keep": keep}
-        _vera.forward(_BACKEND, x, weight, d, b, key, **options, out=out)
+        vera.forward(_BACKEND, x, weight, d, b, key, **options, out=out)
 
 
 def _few_rows(
@@ -136,16 +136,16 @@ def _few_rows(
             PIECE=PIECE, **options,
         )  # fmt: skip
         t.copy_(partial.sum(0))
-        inward, outward = d.to(compute) * _vera.bound(n), b.to(compute) * _vera.bound(rank)
+        inward, outward = d.to(compute) * vera.bound(n), b.to(compute) * vera.bound(rank)
         if index is not None:
             inward, outward = inward[index], outward[index]
         inner = (t * inward).to(x.dtype)
-        _vera.base_layer(_vera.blas, tile, weight, bias, y)
+        vera.base_layer(vera.blas, tile, weight, bias, y)
         onto_outputs[(triton.cdiv(m, ENTRIES),)](
             y, inner, outward.contiguous(), pack(key), packed(matrix_draw("B", 0, 0)), rows, m, rank,
             0 if index is None else m, **options,
         )  # fmt: skip
 
 
-vera_backward = functools.partial(_vera.backward, _BACKEND)
-vera_merge = functools.partial(_vera.merge, _BACKEND)
+vera_backward = functools.partial(vera.backward, _BACKEND)
+vera_merge = functools.partial(vera.merge, _BACKEND)

@@ -7,8 +7,8 @@ import torch
 import triton
 import triton.language as tl
 
-from pydelta._environment import interpreted
-from pydelta.random import Key, matrix_draw
+from pydelta.core.interpreter import interpreted
+from pydelta.core.random import Key, matrix_draw
 from pydelta.triton_kernels.philox import pack, philox4x32, unpack
 from pydelta.triton_kernels.walk import narrow
 

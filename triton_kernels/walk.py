@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pydelta.random import OUTER_SIGNS
+from pydelta.core.random import OUTER_SIGNS
 from pydelta.triton_kernels.philox import sign_mask, unpack
 
 OUTER_BLOCK = tl.constexpr(OUTER_SIGNS // 128)

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from pydelta import _check
 from pydelta.calibration.statistics import Calibration, LayerStatistics
 from pydelta.checkpoint import Checkpoint
+from pydelta.core import check
 
 _ROWS, _PART = 256, 1 << 20  # a batch is summed in parts of 2^20 elements, but of 256 rows at least
 
@@ -62,7 +62,7 @@ class Calibrator:
         found = _chosen(_linear_layers(model), layers)
         sharing: dict[tuple[int, int], list[str]] = {}
         for name, layer in found.items():
-            _check.floating("Calibrator", name, layer.weight)
+            check.floating("Calibrator", name, layer.weight)
             sharing.setdefault((id(layer.weight), layer.dim), []).append(name)
         self._sums: dict[str, _Sums] = {}
         for names in sharing.values():
@@ -129,7 +129,7 @@ class _Sums:
             x = x.reshape(-1, self.shape[self.dim])
             delta = None if self.base is None else self._delta(module.weight, self.base())
             for part in x.split(max(_ROWS, _PART // max(1, *self.shape))):
-                part = part.to(_check.compute_dtype(x.dtype))
+                part = part.to(check.compute_dtype(x.dtype))
                 norm2 += part.square().sum(0)
                 total += part.sum(0)
                 if delta is not None:
@@ -157,8 +157,8 @@ class _Sums:
 
     def _delta(self, weight: Any, base: torch.Tensor) -> torch.Tensor:
         """weight - base as (in, out)."""
-        _check.floating("Calibrator", f"the base of {self.name}", base)
-        dtype = _check.compute_dtype(weight.dtype)
+        check.floating("Calibrator", f"the base of {self.name}", base)
+        dtype = check.compute_dtype(weight.dtype)
         delta: torch.Tensor = weight.to(dtype) - base.to(weight.device, dtype)
         return delta.T if self.dim == 1 else delta
 
@@ -186,7 +186,7 @@ def _linear_layers(model: nn.Module) -> dict[str, _Layer]:
 def _chosen(found: dict[str, _Layer], layers: object) -> dict[str, _Layer]:
     if not found:
         raise ValueError("[Calibrator] model must have a Linear or Conv1D layer, got none")
-    patterns = ["*"] if layers is None else _check.sequence("Calibrator", "layers", layers)
+    patterns = ["*"] if layers is None else check.sequence("Calibrator", "layers", layers)
     for pattern in patterns:
         if not fnmatch.filter(found, pattern):
             raise ValueError(f"[Calibrator] layers must match the model's layers, got {pattern!r}")

@@ -4,7 +4,7 @@ Opening one needs no torch; reading a tensor does.
 """
 
 from pydelta.checkpoint.header import TensorInfo
+from pydelta.checkpoint.load_save import load_checkpoint, save_checkpoint
 from pydelta.checkpoint.reader import Checkpoint
-from pydelta.checkpoint.whole import load_checkpoint, save_checkpoint
 
 __all__ = ["Checkpoint", "TensorInfo", "load_checkpoint", "save_checkpoint"]

@@ -83,7 +83,7 @@ class Checkpoint:
             KeyError: there is no tensor of that name.
             ValueError: the file has changed since it was opened.
         """
-        from pydelta.checkpoint.memory import map_tensor
+        from pydelta.checkpoint.tensors import map_tensor
 
         return map_tensor(self.home(name), self._info(name))
 
@@ -97,7 +97,7 @@ class Checkpoint:
             KeyError: there is no tensor of that name.
             ValueError: the file has changed since it was opened.
         """
-        from pydelta.checkpoint.memory import read_into
+        from pydelta.checkpoint.tensors import read_into
 
         return read_into(self.home(name), self._info(name), out, start)
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-from pydelta._check import compute_dtype
 from pydelta.checkpoint.reader import Checkpoint
+from pydelta.core.check import compute_dtype
 
 PART_BYTES = 4 << 20
 """What the buffers of one part take together."""

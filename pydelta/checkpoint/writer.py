@@ -66,7 +66,7 @@ class TensorFile:
             ValueError: dtype or number of elements does not fit the header.
             OSError: the disk is full.
         """
-        from pydelta.checkpoint.memory import NAMES, buffer, write_at
+        from pydelta.checkpoint.tensors import NAMES, buffer, write_at
 
         info, data = self._tensors[name], buffer(part)
         first = start * part.element_size()

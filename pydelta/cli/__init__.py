@@ -1,4 +1,4 @@
-"""The command line: ``pydelta compress | retrieve | inspect | env | demo``."""
+"""The command line: one module a command, what they share in ``arguments``, and ``main``."""
 
 from pydelta.cli.main import main
 

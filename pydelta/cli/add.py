@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from pydelta.cli.calibration import add_calibration_flag, calibration_files
-from pydelta.cli.compress import Commands, positive, split_model
+from pydelta.cli.arguments import (
+    Commands,
+    add_calibration_flag,
+    add_store_flags,
+    calibration_files,
+    positive,
+    report,
+    split_model,
+)
 from pydelta.superposition import Superposition
 
 
@@ -24,19 +30,6 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, fail=parser.error)
 
 
-def add_store_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", metavar="STORE", help="made by pydelta compress")
-    parser.add_argument("--base", metavar="B", help="where the store's base is; default: where it was")
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="NAME=PATH",
-        help="the tuned checkpoint; NAME: the last part of PATH",
-    )
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
 def run(args: argparse.Namespace) -> int:
     name, path = split_model(args.model)
     if not name or not path:
@@ -46,12 +39,3 @@ def run(args: argparse.Namespace) -> int:
     options = {"base": args.base, "weight": args.weight, "progress": not args.quiet}
     report(store.add(name, path, calibration=calibration, **options), args)
     return 0
-
-
-def report(store: Superposition, args: argparse.Namespace) -> None:
-    """Prints what a store has become."""
-    found = store.describe()
-    if args.json:
-        print(json.dumps(found, indent=1))
-    elif not args.quiet:
-        print(f"{store.path}: {len(store.models)} models in {found['bytes']:,} bytes")

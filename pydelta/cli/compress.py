@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-from pathlib import Path
-from typing import Any
 
-from pydelta._mask_names import DROP_LARGE, MASKS
-from pydelta.cli.calibration import add_calibration_flag, calibration_files
+from pydelta.cli.arguments import (
+    Commands,
+    add_calibration_flag,
+    add_mask_flags,
+    add_output_flags,
+    calibration_files,
+    fraction,
+    group,
+    number,
+    seed,
+    split_model,
+)
 from pydelta.superposition import Superposition
-from pydelta.superposition.form import BITS, RATES
-
-Commands = Any
-"""What ``add_subparsers`` gives; its class is private."""
+from pydelta.superposition.format.form import BITS, RATES
 
 
 def add(commands: Commands) -> None:
@@ -99,27 +103,6 @@ def _add_kept(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_mask_flags(parser: argparse.ArgumentParser, what: str, default: str) -> None:
-    parser.add_argument(
-        "--mask",
-        choices=MASKS,
-        help=f"what {what}: random elements, rescaled (DARE), the largest, or the largest but the very "
-        f"largest (Model Breadcrumbs); default: {default}",
-    )
-    parser.add_argument(
-        "--drop-large",
-        type=fraction,
-        metavar="X",
-        help=f"the fraction of the largest that breadcrumbs drops; default: {DROP_LARGE}",
-    )
-
-
-def add_output_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="replace an existing output")
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
 def run(args: argparse.Namespace) -> int:
     models: dict[str, str] = {}
     for text in args.models:
@@ -158,43 +141,3 @@ def run(args: argparse.Namespace) -> int:
         size = store.describe()["bytes"]
         print(f"{store.path}: {len(store.models)} models in {size:,} bytes")
     return 0
-
-
-def split_model(text: str) -> tuple[str, str]:
-    """(name, path) of ``NAME=PATH``, or of ``PATH`` alone."""
-    name, equals, path = text.partition("=")
-    if equals:
-        return name, path
-    return Path(text).name or Path(text).resolve().name, text
-
-
-def number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"must be finite, got {text}")
-    return value
-
-
-def positive(text: str) -> float:
-    value = number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
-    return value
-
-
-def fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must lie in [0, 1], got {text}")
-    return value
-
-
-def group(text: str) -> str | int:
-    return text if text == "row" else int(text)
-
-
-def seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 1 << 64:
-        raise argparse.ArgumentTypeError(f"must lie in [0, 2**64), got {text}")
-    return value

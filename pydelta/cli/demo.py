@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pydelta.cli.compress import Commands
+from pydelta.cli.arguments import Commands
 
 
 def add(commands: Commands) -> None:

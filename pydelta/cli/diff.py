@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from pydelta._mask_names import BREADCRUMBS, RANDOM
-from pydelta.cli.compress import Commands, add_mask_flags, add_output_flags, fraction, seed
+from pydelta.cli.arguments import Commands, add_mask_flags, add_output_flags, fraction, seed
+from pydelta.core.mask_names import BREADCRUMBS, RANDOM
 from pydelta.deltafile.manifest import BITS, NONE, TRANSFORMS
 
 

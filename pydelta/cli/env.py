@@ -8,8 +8,8 @@ import json
 import platform
 from typing import Any
 
-from pydelta import __version__
-from pydelta.cli.compress import Commands
+from pydelta.cli.arguments import Commands
+from pydelta.core.version import __version__
 
 
 def add(commands: Commands) -> None:

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pydelta.cli.compress import Commands, split_model
+from pydelta.cli.arguments import Commands, split_model
 from pydelta.superposition import Superposition
 
 

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pydelta import __version__
 from pydelta.cli import (
     add,
     compress,
@@ -32,6 +31,7 @@ from pydelta.cli import (
     vera,
     verify,
 )
+from pydelta.core.version import __version__
 
 STORES = (compress, retrieve, add, remove, seal, export, list, verify)
 COMMANDS = (merge, prune, similarity, *STORES, diff, patch, vera, inspect, env, demo)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydelta.cli.compress import Commands, add_output_flags, seed
+from pydelta.cli.arguments import (
+    Commands,
+    add_merge_flags,
+    add_output_flags,
+    count,
+    load_calibration,
+    seed,
+    set_threads,
+)
 
 if TYPE_CHECKING:
-    from pydelta.calibration import Calibration
-    from pydelta.merging.job import Job
-
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+    from pydelta.merging.planning.job import Job
 
 
 def add(commands: Commands) -> None:
@@ -44,35 +46,13 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run, fail=parser.error)
 
 
-def add_merge_flags(parser: argparse.ArgumentParser) -> None:
-    """What merging and pruning have in common."""
-    parser.add_argument(
-        "--vocabulary",
-        choices=("error", "common"),
-        default="error",
-        help="tensors whose numbers of rows differ: refuse (default), or take the rows that all have",
-    )
-    parser.add_argument(
-        "--allow-missing",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="tensors that a model may lack or have alone; repeat for more",
-    )
-    parser.add_argument("--threads", type=count, metavar="N", help="default: all cores")
-    parser.add_argument("--device", default="cpu", metavar="D", help="default: %(default)s")
-    parser.add_argument(
-        "--max-shard-size", type=size, metavar="S", help="such as 5GB; default: the shards of the base"
-    )
-
-
 def run(args: argparse.Namespace) -> int:
     from pydelta.checkpoint.staging import check_output
-    from pydelta.merging.items import Policy
-    from pydelta.merging.job import open_job
-    from pydelta.merging.outputs import out_paths
-    from pydelta.merging.run import run_job
-    from pydelta.merging.yaml_recipe import read_recipe
+    from pydelta.merging.planning.items import Policy
+    from pydelta.merging.planning.job import open_job
+    from pydelta.merging.recipes.mergekit_yaml import read_recipe
+    from pydelta.merging.running.outputs import out_paths
+    from pydelta.merging.running.run import run_job
 
     if args.out is None and not args.check:
         args.fail("OUT must be given")
@@ -124,32 +104,3 @@ def report(job: Job, args: argparse.Namespace) -> int:
             f"about {found['seconds']:.0f} s"
         )
     return 1 if job.problems else 0
-
-
-def set_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-
-
-def load_calibration(path: str | None) -> Calibration | None:
-    if path is None:
-        return None
-    from pydelta.calibration import Calibration
-
-    return Calibration.load(Path(path))
-
-
-def count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 4 * (os.cpu_count() or 1) + 1000:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-def size(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
-    if found is None or found[2].upper() not in _UNITS or float(found[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"must be a size such as 5GB or 500MiB, got {text}")
-    return int(float(found[1]) * _UNITS[found[2].upper()])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from pydelta.cli.compress import Commands, add_output_flags
+from pydelta.cli.arguments import Commands, add_output_flags
 
 
 def add(commands: Commands) -> None:

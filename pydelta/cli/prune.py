@@ -6,8 +6,15 @@ import argparse
 import json
 from pathlib import Path
 
-from pydelta.cli.compress import Commands, add_output_flags, number, seed
-from pydelta.cli.merge import add_merge_flags, load_calibration, set_threads
+from pydelta.cli.arguments import (
+    Commands,
+    add_merge_flags,
+    add_output_flags,
+    load_calibration,
+    number,
+    seed,
+    set_threads,
+)
 
 
 def add(commands: Commands) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pydelta.cli.add import add_store_flags, report
-from pydelta.cli.compress import Commands, split_model
+from pydelta.cli.arguments import Commands, add_store_flags, report, split_model
 from pydelta.superposition import Superposition
 
 

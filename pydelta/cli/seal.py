@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pydelta.cli.add import report
-from pydelta.cli.compress import Commands
+from pydelta.cli.arguments import Commands, report
 from pydelta.superposition import Superposition
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydelta.cli.compress import Commands, split_model
+from pydelta.cli.arguments import Commands, split_model
 
 if TYPE_CHECKING:
     from pydelta.merging.similarity import Similarity

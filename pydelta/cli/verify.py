@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from pydelta.cli.compress import Commands
+from pydelta.cli.arguments import Commands
 from pydelta.superposition import Superposition
 
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import torch
 
-from pydelta._check import compute_dtype
+from pydelta.core.check import compute_dtype
 from pydelta.core.codes import MASKS
-from pydelta.masks import DellaMask, KernelMask, RandomMask, della_tables, ranks_in_rows
-from pydelta.random import Key
+from pydelta.core.masks import DellaMask, KernelMask, RandomMask, della_tables, ranks_in_rows
+from pydelta.core.random import Key
 
 TABLES = 5
 _NO_KEY = Key(0)

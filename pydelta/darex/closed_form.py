@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from pydelta import _check
+from pydelta.core import check
 
 _PART = 1 << 18  # elements that are squared at a time: they stay in a second-level cache
 
@@ -41,7 +41,7 @@ def analytic_q(delta: torch.Tensor, *, keep: float, eta: float, mean: torch.Tens
         TypeError: delta or mean is no floating tensor, keep or eta no number.
         ValueError: a shape is wrong, keep or eta out of range, or delta or mean holds NaN or Inf.
     """
-    p, eta = 1 - _check_keep("analytic_q", keep), _check.number("analytic_q", "eta", eta)
+    p, eta = 1 - _check_keep("analytic_q", keep), check.number("analytic_q", "eta", eta)
     if eta <= 0:
         raise ValueError(f"[analytic_q] eta must be positive, got {eta}")
     sums, squares = _row_sums("analytic_q", delta, "mean", mean)
@@ -87,7 +87,7 @@ def least_squares_q(
     spread = float(squares.sum())
     if output_norm2 is None:
         output_norm2 = float(sums.square().sum())
-    elif _check.number("least_squares_q", "output_norm2", output_norm2) < 0:
+    elif check.number("least_squares_q", "output_norm2", output_norm2) < 0:
         raise ValueError(f"[least_squares_q] output_norm2 must not be negative, got {output_norm2}")
     if p in (0, 1) or spread == 0 or output_norm2 == 0:
         return 1.0
@@ -102,7 +102,7 @@ def _phi(p: float) -> float:
 
 
 def _check_keep(op: str, keep: object) -> float:
-    value = _check.number(op, "keep", keep)
+    value = check.number(op, "keep", keep)
     if not 0 <= value <= 1:
         raise ValueError(f"[{op}] keep must lie in [0, 1], got {value}")
     return value
@@ -115,12 +115,12 @@ def _row_sums(
 
     Formed in fp32 (fp64 deltas: fp64), part by part: in fp16 a c below 1.73e-4 would square to zero.
     """
-    _check.floating(op, "delta", delta)
+    check.floating(op, "delta", delta)
     if delta.dim() != 2:
         raise ValueError(f"[{op}] delta must have two dimensions, got shape {tuple(delta.shape)}")
-    dtype = _check.compute_dtype(delta.dtype)
+    dtype = check.compute_dtype(delta.dtype)
     if x is not None:
-        _check.floating(op, name, x)
+        check.floating(op, name, x)
         if x.shape != delta.shape[1:]:
             raise ValueError(
                 f"[{op}] {name} must have delta's {delta.shape[1]} inputs, got shape {tuple(x.shape)}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from pydelta import _check
 from pydelta.calibration import Calibration
+from pydelta.core import check
 from pydelta.darex.closed_form import analytic_q, least_squares_q
 
 METHODS = ("analytic", "mse")
@@ -42,7 +42,7 @@ def layer_q(
         ValueError: an argument is out of range; the calibration lacks the layer of a matrix, has another
             number of inputs or no output norm; delta holds NaN or Inf. The message names the tensor.
     """
-    _check.floating("layer_q", name, delta)
+    check.floating("layer_q", name, delta)
     if method not in METHODS:
         raise ValueError(f"[layer_q] method must be one of {', '.join(METHODS)}, got {method!r}")
     if (method == "analytic") != (eta is not None):
@@ -69,4 +69,4 @@ def _as_matrix(delta: torch.Tensor, dim: int | None) -> torch.Tensor:
         return delta.reshape(-1, 1)
     if dim is None:
         return delta.flatten(1)
-    return delta.movedim(_check.dim("layer_q", dim, delta), -1).flatten(0, -2)
+    return delta.movedim(check.dim("layer_q", dim, delta), -1).flatten(0, -2)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from pydelta import _check
+from pydelta.core import check
 
 Evaluate = Callable[[float], float]
 Tried = tuple[tuple[float, float], ...]
@@ -56,7 +56,7 @@ def search_q(
         TypeError: evaluate cannot be called, a count is no int, or keep no number.
         ValueError: keep or a count is out of range, or every score is NaN.
     """
-    low = _check.number("search_q", "keep", keep)
+    low = check.number("search_q", "keep", keep)
     if not 0 < low < 1:
         raise ValueError(f"[search_q] keep must lie in (0, 1), got {low}")
     best, tried = _search("search_q", evaluate, (low, 1.0), points, refinements, patience)
@@ -83,7 +83,7 @@ def search_eta(
         TypeError: evaluate cannot be called, a count is no int, or a bound no number.
         ValueError: the bounds are not 0 < low < high, a count is out of range, or every score is NaN.
     """
-    first, last = _check.number("search_eta", "low", low), _check.number("search_eta", "high", high)
+    first, last = check.number("search_eta", "low", low), check.number("search_eta", "high", high)
     if not 0 < first < last:
         raise ValueError(f"[search_eta] low and high must be 0 < low < high, got {first} and {last}")
     ends = math.log10(first), math.log10(last)
@@ -109,15 +109,15 @@ def output_distance(
     """
     op, name = "output_distance", "model_outputs"
     batches, others = (
-        [x] if isinstance(x, torch.Tensor) else _check.sequence(op, what, x)
+        [x] if isinstance(x, torch.Tensor) else check.sequence(op, what, x)
         for what, x in ((name, model_outputs), ("tuned_outputs", tuned_outputs))
     )
     if len(batches) != len(others):
         raise ValueError(f"[{op}] {name} must have {len(others)} batches, got {len(batches)}")
     total, count = 0.0, 0
     for x, y in zip(batches, others, strict=True):
-        _check.floating(op, name, x)
-        _check.floating(op, "tuned_outputs", y)
+        check.floating(op, name, x)
+        check.floating(op, "tuned_outputs", y)
         if x.shape != y.shape or x.dim() == 0:
             raise ValueError(f"[{op}] {name} must have shape {tuple(y.shape)}, got {tuple(x.shape)}")
         distances = torch.linalg.vector_norm(x.detach().cpu().double() - y.detach().cpu().double(), dim=-1)

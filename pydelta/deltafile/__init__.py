@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydelta._mask_names import DROP_LARGE, RANDOM
+from pydelta.core.mask_names import DROP_LARGE, RANDOM
 
 if TYPE_CHECKING:
     import torch

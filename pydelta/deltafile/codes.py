@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from pydelta.core.quantized import Quantized
 from pydelta.deltafile.manifest import Coding
 from pydelta.deltafile.shapes import matrix
 from pydelta.ops import retrieve, superpose
-from pydelta.quantized import Quantized
 
 SCALES = torch.bfloat16
 """What scales are stored as. Rounding moves one by at most 0.2 %, far below what the codes leave out."""

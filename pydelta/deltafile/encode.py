@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import torch
 
-from pydelta import _rice
-from pydelta._elements import bits, count, take
-from pydelta._mask_names import RANDOM
+from pydelta.checkpoint import rice
+from pydelta.checkpoint.elements import bits, count, take
+from pydelta.core.mask_names import RANDOM
+from pydelta.core.masks import Mask, RandomMask
 from pydelta.deltafile.codes import SCALES, add_codes, quantize_delta
 from pydelta.deltafile.manifest import BASE, CODED, QUANTIZED, WHOLE, Coding, Rule
 from pydelta.deltafile.selection import changed, kept_deltas, random_mask, rescaled
-from pydelta.masks import Mask, RandomMask
 
 
 class Entry(NamedTuple):
@@ -78,7 +78,7 @@ def _coded(tuned: torch.Tensor, base: torch.Tensor, mask: torch.Tensor) -> Entry
     size = count(mask)
     if size == 0:
         return Entry(Rule(BASE))
-    parameter, code = _rice.encode(mask.numpy())
+    parameter, code = rice.encode(mask.numpy())
     if size * tuned.element_size() + code.size < tuned.nbytes:
         return Entry(Rule(CODED, parameter), (take(tuned, mask), torch.from_numpy(code)))
     whole = torch.where(mask, bits(tuned), bits(base)).view(tuned.dtype).view(tuned.shape)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-from pydelta._elements import put, take
-from pydelta.checkpoint.memory import TORCH, buffer
+from pydelta.checkpoint.elements import put, take
 from pydelta.checkpoint.staging import Pathlike
+from pydelta.checkpoint.tensors import TORCH, buffer
 from pydelta.deltafile.manifest import BASE
 from pydelta.deltafile.reader import DeltaFile
 from pydelta.deltafile.restore import new_values

@@ -6,13 +6,13 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydelta import __version__
-from pydelta._levels import MAGNITUDES
-from pydelta._mask_names import MAGNITUDE, RANDOM
+from pydelta.core.levels import MAGNITUDES
+from pydelta.core.mask_names import MAGNITUDE, RANDOM
+from pydelta.core.version import __version__
 
 if TYPE_CHECKING:
-    from pydelta.masks import BandMask, MagnitudeMask, RandomMask
-    from pydelta.random import Key
+    from pydelta.core.masks import BandMask, MagnitudeMask, RandomMask
+    from pydelta.core.random import Key
 
 FORMAT, VERSION = "pydelta-delta", 2
 BASE, WHOLE, CODED, QUANTIZED = "base", "whole", "coded", "quantized"
@@ -100,8 +100,8 @@ class Manifest:
 
     def mask_of(self, name: str) -> RandomMask | MagnitudeMask | BandMask | None:
         """The mask of one tensor, where masks apply to it."""
-        from pydelta.masks import BandMask, MagnitudeMask, RandomMask
-        from pydelta.random import key
+        from pydelta.core.masks import BandMask, MagnitudeMask, RandomMask
+        from pydelta.core.random import key
 
         if self.mask == RANDOM:
             return RandomMask(self.keep, key(self.seed, "mask", self.model, name), self.factor)
@@ -111,7 +111,7 @@ class Manifest:
 
     def coding_of(self, name: str) -> Coding | None:
         """How one tensor is coded, where codes apply to it."""
-        from pydelta.random import key
+        from pydelta.core.random import key
 
         if self.bits is None:
             return None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from pydelta import _check
-from pydelta._mask_names import BREADCRUMBS, MASKS, RANDOM
+from pydelta.core import check
+from pydelta.core.mask_names import BREADCRUMBS, MASKS, RANDOM
+from pydelta.core.masks import RandomMask
+from pydelta.core.random import Key
 from pydelta.deltafile.manifest import (
     BITS,
     ROW,
@@ -13,8 +15,6 @@ from pydelta.deltafile.manifest import (
     Manifest,
     check_model_name,
 )
-from pydelta.masks import RandomMask
-from pydelta.random import Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +38,19 @@ class Options:
     transform: str
 
     def __post_init__(self) -> None:
-        _check.flag("diff", "lossless", self.lossless)
-        _check.choice("diff", "mask", self.mask, MASKS)
+        check.flag("diff", "lossless", self.lossless)
+        check.choice("diff", "mask", self.mask, MASKS)
         if (self.keep is not None) + self.lossless + (self.bits is not None) != 1:
             given = f"keep={self.keep}, lossless={self.lossless}, bits={self.bits}"
             raise ValueError(f"[diff] exactly one of keep, lossless and bits must be given, got {given}")
         self._check_codes()
         for field in ("keep", "drop_large") if self.keep is not None else ("drop_large",):
-            object.__setattr__(self, field, _check.fraction("diff", field, getattr(self, field)))
+            object.__setattr__(self, field, check.fraction("diff", field, getattr(self, field)))
         check_model_name(self.name)
         RandomMask(1.0, Key(self.seed), self.rescale)
 
     def _check_codes(self) -> None:
-        _check.choice("diff", "transform", self.transform, TRANSFORMS)
+        check.choice("diff", "transform", self.transform, TRANSFORMS)
         if self.bits is not None and (isinstance(self.bits, bool) or self.bits not in BITS):
             raise ValueError(f"[diff] bits must be one of {', '.join(map(str, BITS))}, got {self.bits!r}")
         if self.group == ROW:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydelta._mask_names import MASKS
 from pydelta.checkpoint.header import ITEMSIZE, parse_json
+from pydelta.core.mask_names import MASKS
 from pydelta.deltafile.manifest import (
     BITS,
     CODE_SETTINGS,

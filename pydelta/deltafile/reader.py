@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydelta._mask_names import RANDOM
 from pydelta.checkpoint import Checkpoint, TensorInfo
-from pydelta.checkpoint.names import FLOATS
 from pydelta.checkpoint.staging import Pathlike
+from pydelta.checkpoint.tensor_names import FLOATS
+from pydelta.core.mask_names import RANDOM
 from pydelta.deltafile.manifest import (
     BASE,
     CODED,
@@ -27,7 +27,7 @@ from pydelta.deltafile.shapes import stored_shapes
 if TYPE_CHECKING:
     import torch
 
-    from pydelta.quantized import Quantized
+    from pydelta.core.quantized import Quantized
 
 
 class DeltaFile:
@@ -96,10 +96,10 @@ class DeltaFile:
         """
         import torch
 
-        from pydelta import _rice
-        from pydelta._elements import count
+        from pydelta.checkpoint import rice
+        from pydelta.checkpoint.elements import count
+        from pydelta.core.masks import RandomMask
         from pydelta.deltafile.selection import random_mask
-        from pydelta.masks import RandomMask
 
         rule, size = self.manifest.rules[name], math.prod(self.tensors[name].shape)
         if rule.rule in (WHOLE, QUANTIZED):
@@ -108,7 +108,7 @@ class DeltaFile:
         if rule.rule == CODED:
             code = self._file.tensor(stored_name("places", name)).numpy()
             try:
-                return torch.from_numpy(_rice.decode(code, rule.rice or 0, given, size)).to(device)
+                return torch.from_numpy(rice.decode(code, rule.rice or 0, given, size)).to(device)
             except ValueError as error:
                 raise ValueError(f"{self.path}: tensor {name!r}: {error}") from None
         mask = self.manifest.mask_of(name)
@@ -122,7 +122,7 @@ class DeltaFile:
         """Two tensors are stored the same way with the same bytes."""
         import torch
 
-        from pydelta._elements import bits
+        from pydelta.checkpoint.elements import bits
 
         rule = self.manifest.rules[a]
         named = rule.rule == RANDOM or (rule.rule == QUANTIZED and self.manifest.transform != NONE)

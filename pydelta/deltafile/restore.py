@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from pydelta._elements import put, take
-from pydelta._mask_names import RANDOM
-from pydelta._progress import progress
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.digest import tensor_digest
+from pydelta.checkpoint.elements import put, take
 from pydelta.checkpoint.layout import layout_of, output
+from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.staging import Pathlike, check_output
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.writer import Shards
+from pydelta.core.mask_names import RANDOM
 from pydelta.deltafile.codes import add_codes
 from pydelta.deltafile.manifest import BASE, QUANTIZED, WHOLE
 from pydelta.deltafile.reader import DeltaFile

@@ -6,9 +6,9 @@ import dataclasses
 
 import torch
 
-from pydelta._check import compute_dtype
-from pydelta._elements import bits
-from pydelta.masks import Mask, RandomMask
+from pydelta.checkpoint.elements import bits
+from pydelta.core.check import compute_dtype
+from pydelta.core.masks import Mask, RandomMask
 from pydelta.ops import mask_rescale
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pydelta._levels import code_shapes
+from pydelta.core.levels import code_shapes
 from pydelta.deltafile.manifest import ROW
 
 _SHORT = 64

@@ -6,12 +6,12 @@ import dataclasses
 import functools
 from pathlib import Path
 
-from pydelta._progress import progress
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.digest import fingerprint, tensor_digest
-from pydelta.checkpoint.names import FLOATS
+from pydelta.checkpoint.progress import progress
+from pydelta.checkpoint.spool import Waiting
 from pydelta.checkpoint.staging import Pathlike, check_output, staged
-from pydelta.checkpoint.waiting import Waiting
+from pydelta.checkpoint.tensor_names import FLOATS
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import check_finite
 from pydelta.checkpoint.writer import writing

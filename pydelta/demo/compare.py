@@ -8,10 +8,10 @@ from statistics import fmean
 import torch
 
 from pydelta import ops
+from pydelta.core.quantized import Quantized
+from pydelta.core.random import key
 from pydelta.demo.data import VIEWS, Digits, Split
 from pydelta.demo.train import Network, Weights, twin
-from pydelta.quantized import Quantized
-from pydelta.random import key
 
 Sums = dict[str, torch.Tensor | Quantized]
 

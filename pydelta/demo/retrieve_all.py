@@ -19,8 +19,8 @@ import torch
 
 import pydelta
 from pydelta import ops
-from pydelta.superposition.rules import SUPERPOSED
-from pydelta.superposition.source import Source
+from pydelta.superposition.format.rules import SUPERPOSED
+from pydelta.superposition.reading.source import Source
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pydelta.masks import Mask
-    from pydelta.random import Key
+    from pydelta.core.masks import Mask
+    from pydelta.core.random import Key
 
 Values = Mapping[str, Any]
 """The parameters of one model and one tensor by name, and besides

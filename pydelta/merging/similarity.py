@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from pydelta._check import compute_dtype
-from pydelta._progress import progress
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
-from pydelta.checkpoint.memory import TORCH
-from pydelta.checkpoint.names import FLOATS, group_of
+from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.staging import Pathlike
+from pydelta.checkpoint.tensor_names import FLOATS, group_of
+from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import PART_BYTES, Workspace, check_part
+from pydelta.core.check import compute_dtype
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ def extension(backend: str) -> ModuleType:
     return importlib.import_module(f"pydelta._{backend}")
 
 
-def on(x: torch.Tensor, run: Callable[..., None], **arguments: object) -> None:
+def on(x: torch.Tensor, run: Callable[..., None], /, **arguments: object) -> None:
     """Calls ``run`` with ``x``'s device current. ``_cpu.pyi`` and ``_cuda.pyi`` have the names."""
     if x.is_cuda:
         with torch.cuda.device(x.device):

@@ -9,9 +9,9 @@ from types import ModuleType
 import torch
 
 from pydelta.core.codes import TRANSFORMS
+from pydelta.core.quantized import Quantized, group_size, tables
+from pydelta.core.random import Key
 from pydelta.native.call import DTYPES, on
-from pydelta.quantized import Quantized, group_size, tables
-from pydelta.random import Key
 
 
 def _codes(op: str, q: Quantized, levels: torch.Tensor) -> dict[str, int]:

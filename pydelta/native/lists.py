@@ -7,7 +7,7 @@ from types import ModuleType
 
 import torch
 
-from pydelta._check import compute_dtype
+from pydelta.core.check import compute_dtype
 from pydelta.native.call import DTYPES, on, pointer
 
 

@@ -9,7 +9,7 @@ import torch
 
 from pydelta.core.codes import ELECTIONS
 from pydelta.core.kernel_masks import LoweredMask, lower
-from pydelta.masks import KernelMask, MagnitudeThreshold, ranks
+from pydelta.core.masks import KernelMask, MagnitudeThreshold, ranks
 from pydelta.native.call import DTYPES, on, pointer
 
 

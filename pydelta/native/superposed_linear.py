@@ -8,13 +8,13 @@ from types import ModuleType
 
 import torch
 
-from pydelta._check import default_block
-from pydelta._rows import add_expanded, add_product, base_product, turned
+from pydelta.core.check import default_block
+from pydelta.core.quantized import Quantized, group_size, tables
+from pydelta.core.random import Key
 from pydelta.native.call import DTYPES, by_position
 from pydelta.native.codes import dequantize
 from pydelta.native.transforms import rotate, sign_flip
-from pydelta.quantized import Quantized, group_size, tables
-from pydelta.random import Key
+from pydelta.products.superposed import add_expanded, add_product, base_product, turned
 
 _FEW = 64
 """Up to so many activations are multiplied with the codes themselves; beyond, blocks of values with BLAS."""

@@ -8,8 +8,8 @@ from types import ModuleType
 import torch
 
 from pydelta.core.codes import TRANSFORMS
+from pydelta.core.random import Key
 from pydelta.native.call import DTYPES, by_position, split
-from pydelta.random import Key
 
 
 def hadamard(ext: ModuleType, x: torch.Tensor, *, out: torch.Tensor, block: int, scale: float) -> None:

@@ -8,9 +8,9 @@ from types import ModuleType
 
 import torch
 
-from pydelta import _vera
+from pydelta.core.random import Key, matrix_draw
 from pydelta.native.call import DTYPES, by_position
-from pydelta.random import Key, matrix_draw
+from pydelta.products import vera
 
 
 def vera_matrix(
@@ -38,7 +38,7 @@ def times(ext: ModuleType, x: torch.Tensor, w: torch.Tensor, out: torch.Tensor, 
     across = w.stride(1) != 1
     stored = w.mT if across else w
     if len(x) > (by_columns if across else by_rows) or stored.stride(1) != 1 or out.stride(1) != 1:
-        _vera.blas(x, w, out, add)
+        vera.blas(x, w, out, add)
         return
     x = x.contiguous()
     strides, place = (stored.stride(0), out.stride(0)), (stored.data_ptr(), out.data_ptr())
@@ -48,11 +48,11 @@ def times(ext: ModuleType, x: torch.Tensor, w: torch.Tensor, out: torch.Tensor, 
 
 
 @functools.cache
-def _backend(ext: ModuleType) -> _vera.Backend:
+def _backend(ext: ModuleType) -> vera.Backend:
     make = functools.partial(vera_matrix, ext)
     if hasattr(ext, "few_rows"):
-        return _vera.Backend(make, functools.partial(times, ext))
-    return _vera.Backend(make)
+        return vera.Backend(make, functools.partial(times, ext))
+    return vera.Backend(make)
 
 
 def _of_backend(function: Callable[..., None]) -> Callable[..., None]:
@@ -64,6 +64,6 @@ def _of_backend(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-vera_forward = _of_backend(_vera.forward)
-vera_backward = _of_backend(_vera.backward)
-vera_merge = _of_backend(_vera.merge)
+vera_forward = _of_backend(vera.forward)
+vera_backward = _of_backend(vera.backward)
+vera_merge = _of_backend(vera.merge)

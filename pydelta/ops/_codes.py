@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from pydelta import _dispatch
-from pydelta._levels import code_shapes
+from pydelta.core.levels import code_shapes
+from pydelta.core.quantized import Quantized
 from pydelta.ops._library import key_of, register, register_tuple
-from pydelta.quantized import Quantized
 
 Parts = tuple[torch.Tensor, torch.Tensor]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from pydelta import _check
-from pydelta.random import Key
+from pydelta.core import check
+from pydelta.core.random import Key
 
 _LIBRARY = torch.library.Library("pydelta", "DEF")
 
@@ -80,7 +80,7 @@ def register(
 
     def into(*args: Any) -> None:
         *inputs, out = args
-        _check.no_partial_overlap(name, out, _tensors(inputs))
+        check.no_partial_overlap(name, out, _tensors(inputs))
         if out.is_contiguous():
             run(out, *inputs)
         else:

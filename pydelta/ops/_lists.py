@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from pydelta import _check
-from pydelta._chunks import halve
+from pydelta.core import check
+from pydelta.core.lists import halve
 
 Tensors = Sequence[torch.Tensor]
 MaybeTensors = Sequence["torch.Tensor | None"]
@@ -16,11 +16,11 @@ MaybeTensors = Sequence["torch.Tensor | None"]
 
 def tensors(op: str, name: str, values: object) -> list[torch.Tensor]:
     """Dense floating tensors of one device."""
-    found = list(_check.sequence(op, name, values))
+    found = list(check.sequence(op, name, values))
     # Lists may be long, so good ones are passed by a look at all of them at once.
     if not {type(x) for x in found} <= _TENSORS or not _good(found):
         for i, x in enumerate(found):
-            _check.floating(op, f"{name}[{i}]", x)
+            check.floating(op, f"{name}[{i}]", x)
             if x.device != found[0].device:
                 raise ValueError(f"[{op}] {name} must be on one device, got {found[0].device} and {x.device}")
     return found
@@ -32,7 +32,7 @@ _TENSORS = {torch.Tensor, torch.nn.Parameter}
 def _good(xs: Tensors) -> bool:
     """Dense, floating, on one device."""
     one = len({x.device for x in xs}) <= 1 and {x.layout for x in xs} <= {torch.strided}
-    return one and {x.dtype for x in xs} <= set(_check.FLOATS)
+    return one and {x.dtype for x in xs} <= set(check.FLOATS)
 
 
 def beside(op: str, name: str, values: object, of: str, params: Tensors, wide: bool = False) -> Tensors:
@@ -41,10 +41,10 @@ def beside(op: str, name: str, values: object, of: str, params: Tensors, wide: b
     _shapes(op, name, found, of, params)
     kinds = {p.dtype for p in params}
     if wide:
-        kinds = {_check.compute_dtype(kind) for kind in kinds}
+        kinds = {check.compute_dtype(kind) for kind in kinds}
     if len(kinds) > 1 or {x.dtype for x in found} != kinds:
         for i, (x, p) in enumerate(zip(found, params, strict=True)):
-            _check.dtype_of(op, f"{name}[{i}]", x, _check.compute_dtype(p.dtype) if wide else p.dtype)
+            check.dtype_of(op, f"{name}[{i}]", x, check.compute_dtype(p.dtype) if wide else p.dtype)
     return found
 
 
@@ -55,13 +55,13 @@ def sources_of(op: str, name: str, values: object, of: str, params: Tensors) -> 
     if len({x.dtype for x in (*found, *params)}) > 1:
         for i, (x, p) in enumerate(zip(found, params, strict=True)):
             if x.dtype is not p.dtype:
-                _check.dtype_of(op, f"{name}[{i}]", x, _check.compute_dtype(p.dtype))
+                check.dtype_of(op, f"{name}[{i}]", x, check.compute_dtype(p.dtype))
     return found
 
 
 def maybe_beside(op: str, name: str, values: object, of: str, params: Tensors) -> MaybeTensors:
     """None, or a tensor of any floating dtype, for each of ``params``; float64 goes with float64."""
-    found = list(_check.sequence(op, name, values))
+    found = list(check.sequence(op, name, values))
     _same_number(op, name, found, of, params)
     absent = any(x is None for x in found)
     xs = [x for x in found if x is not None] if absent else found
@@ -69,20 +69,20 @@ def maybe_beside(op: str, name: str, values: object, of: str, params: Tensors) -
     if not ({type(x) for x in xs} <= _TENSORS and _good(xs) and _alike(xs, ps) and _one_precision(xs, ps)):
         for i, (x, p) in enumerate(zip(found, params, strict=True)):
             if x is not None:
-                _check.floating(op, f"{name}[{i}]", x)
-                _check.alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
+                check.floating(op, f"{name}[{i}]", x)
+                check.alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
                 _same_precision(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
     return found
 
 
 def _one_precision(xs: Tensors, ps: Tensors) -> bool:
-    return len({_check.compute_dtype(dtype) for dtype in {y.dtype for y in (*xs, *ps)}}) <= 1
+    return len({check.compute_dtype(dtype) for dtype in {y.dtype for y in (*xs, *ps)}}) <= 1
 
 
 def _same_precision(op: str, name: str, x: torch.Tensor, of: str, p: torch.Tensor) -> None:
-    if _check.compute_dtype(x.dtype) is not _check.compute_dtype(p.dtype):
-        rule = f"{name} must be float64 exactly when {of} is ({_check.name_of(p.dtype)})"
-        raise ValueError(f"[{op}] {rule}, got {_check.name_of(x.dtype)}")
+    if check.compute_dtype(x.dtype) is not check.compute_dtype(p.dtype):
+        rule = f"{name} must be float64 exactly when {of} is ({check.name_of(p.dtype)})"
+        raise ValueError(f"[{op}] {rule}, got {check.name_of(x.dtype)}")
 
 
 def _same_number(op: str, name: str, found: Sequence[object], of: str, params: Tensors) -> None:
@@ -95,7 +95,7 @@ def _shapes(op: str, name: str, found: Tensors, of: str, params: Tensors) -> Non
     _same_number(op, name, found, of, params)
     if not _alike(found, params):
         for i, (x, p) in enumerate(zip(found, params, strict=True)):
-            _check.alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
+            check.alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
 
 
 def _alike(xs: Tensors, ps: Tensors) -> bool:
@@ -111,13 +111,13 @@ def scalar(op: str, name: str, x: object, device: torch.device) -> torch.Tensor:
     if x.shape != () or x.dtype is not torch.float64 or x.device != device:
         raise ValueError(
             f"[{op}] {name} must be a 0-D float64 tensor on {device}, "
-            f"got {_check.name_of(x.dtype)} of shape {tuple(x.shape)} on {x.device}"
+            f"got {check.name_of(x.dtype)} of shape {tuple(x.shape)} on {x.device}"
         )
     return x
 
 
 def at_least_zero(op: str, name: str, value: object) -> float:
-    found = _check.number(op, name, value)
+    found = check.number(op, name, value)
     if found < 0:
         raise ValueError(f"[{op}] {name} must be at least 0, got {value}")
     return found

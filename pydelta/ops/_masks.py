@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from pydelta import _check
-from pydelta.core import codes
-from pydelta.masks import (
+from pydelta.core import check, codes
+from pydelta.core.masks import (
     BandMask,
     DellaMask,
     KernelMask,
@@ -41,8 +40,8 @@ def kernel_masks(
     """The masks of K models, as kernels read them."""
     if masks is None:
         return [None] * len(models)
-    found = _check.sequence(op, "masks", masks)
-    _check.count(op, "masks", found, len(models))
+    found = check.sequence(op, "masks", masks)
+    check.count(op, "masks", found, len(models))
     return [
         kernel_mask(op, f"masks[{i}]", mask, x, base, start, backend)
         for i, (mask, x) in enumerate(zip(found, models, strict=True))
@@ -70,7 +69,7 @@ def kernel_mask(
             f"got {got}"
         )
     if isinstance(mask, WandaMask):
-        norm = _check.column_norm(op, f"{name}.column_norm", mask.column_norm, x)
+        norm = check.column_norm(op, f"{name}.column_norm", mask.column_norm, x)
         return magnitude_threshold(
             x, keep=mask.keep, group="row", base=base, column_norm=norm, backend=backend
         )
@@ -91,12 +90,12 @@ def _fits(op: str, name: str, cuts: MagnitudeThreshold, x: torch.Tensor, start: 
     if cuts.group == "row":
         _whole_rows(op, name, x, start)
         expected = math.prod(x.shape[:-1])
-    compute = _check.compute_dtype(x.dtype)
+    compute = check.compute_dtype(x.dtype)
     for part in ("low", "high"):
-        _check.like(op, f"{name}.{part}", getattr(cuts, part), (expected,), compute, x)
-        _check.like(op, f"{name}.{part}_index", getattr(cuts, f"{part}_index"), (expected,), torch.int64, x)
+        check.like(op, f"{name}.{part}", getattr(cuts, part), (expected,), compute, x)
+        check.like(op, f"{name}.{part}_index", getattr(cuts, f"{part}_index"), (expected,), torch.int64, x)
     if cuts.column_norm is not None:
-        _check.column_norm(op, f"{name}.column_norm", cuts.column_norm, x)
+        check.column_norm(op, f"{name}.column_norm", cuts.column_norm, x)
 
 
 def pack(masks: Sequence[KernelMask | None]) -> Packed:

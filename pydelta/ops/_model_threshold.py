@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
-from pydelta._check import compute_dtype
-from pydelta.masks import MagnitudeThreshold, ranks
+from pydelta.core.check import compute_dtype
+from pydelta.core.masks import MagnitudeThreshold, ranks
 from pydelta.reference.magnitude_threshold import magnitude
 
 Pairs = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor | None]]]

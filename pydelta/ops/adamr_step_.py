@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from pydelta import _check, _dispatch
+from pydelta import _dispatch
+from pydelta.core import check
 from pydelta.ops import _lists
 from pydelta.ops._library import define
 
@@ -118,10 +119,10 @@ def adamr_step_(
     if pull is not None:
         _lists.scalar(op, "pull", pull, _lists.device_of(weights))
     numbers = adam_numbers(op, lr, betas, eps)
-    if _check.index(op, "step", step) < 1:
+    if check.index(op, "step", step) < 1:
         raise ValueError(f"[{op}] step must be at least 1, got {step}")
-    flags = _check.flag(op, "l1", l1), _check.flag(op, "sums", sums)
-    chosen = _check.backend(op, backend)
+    flags = check.flag(op, "l1", l1), check.flag(op, "sums", sums)
+    chosen = check.backend(op, backend)
     with torch.no_grad():
         found: torch.Tensor = _op(
             weights, slopes, first, second, origins, wide, pull, step, *numbers, *flags, chosen
@@ -131,7 +132,7 @@ def adamr_step_(
 
 def adam_numbers(op: str, lr: object, betas: object, eps: object) -> tuple[float, list[float], float]:
     """Adam's lr, betas and eps, checked."""
-    pair = [_check.number(op, f"betas[{i}]", x) for i, x in enumerate(_check.sequence(op, "betas", betas))]
+    pair = [check.number(op, f"betas[{i}]", x) for i, x in enumerate(check.sequence(op, "betas", betas))]
     if len(pair) != 2 or not all(0 <= x < 1 for x in pair):
         raise ValueError(f"[{op}] betas must be two numbers in [0, 1), got {betas}")
     return _lists.at_least_zero(op, "lr", lr), pair, _lists.at_least_zero(op, "eps", eps)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from pydelta import _check, _dispatch
+from pydelta import _dispatch
+from pydelta.core import check
 from pydelta.ops._library import no_grad_into_out, register
 
 
@@ -64,13 +65,13 @@ def hadamard(
             shape, dtype or device, or one that overlaps ``x`` partly.
         RuntimeError: ``backend`` is not there.
     """
-    _check.floating("hadamard", "x", x)
-    _check.has_dimension("hadamard", "x", x)
-    block = _check.block("hadamard", block, int(x.shape[-1]))
-    scale = 1.0 / math.sqrt(block) if scale is None else _check.number("hadamard", "scale", scale)
-    backend = _check.backend("hadamard", backend)
+    check.floating("hadamard", "x", x)
+    check.has_dimension("hadamard", "x", x)
+    block = check.block("hadamard", block, int(x.shape[-1]))
+    scale = 1.0 / math.sqrt(block) if scale is None else check.number("hadamard", "scale", scale)
+    backend = check.backend("hadamard", backend)
     if out is None:
         return _new(x, block, scale, backend)
     no_grad_into_out("hadamard", [x])
-    _into(x, block, scale, backend, _check.out("hadamard", out, x, x.dtype))
+    _into(x, block, scale, backend, check.out("hadamard", out, x, x.dtype))
     return out

@@ -7,8 +7,9 @@ from typing import overload
 
 import torch
 
-from pydelta import _check, _dispatch
-from pydelta.masks import GROUPS, MagnitudeThreshold
+from pydelta import _dispatch
+from pydelta.core import check
+from pydelta.core.masks import GROUPS, MagnitudeThreshold
 from pydelta.ops._library import register_tuple, without_grad
 from pydelta.ops._model_threshold import model_threshold
 
@@ -28,7 +29,7 @@ def _empty(
     if group == "row":
         for size in x.shape[:-1]:
             rows *= size
-    values = [torch.empty(rows, dtype=_check.compute_dtype(x.dtype), device=x.device) for _ in range(2)]
+    values = [torch.empty(rows, dtype=check.compute_dtype(x.dtype), device=x.device) for _ in range(2)]
     index = [torch.empty(rows, dtype=torch.int64, device=x.device) for _ in range(2)]
     return values[0], index[0], values[1], index[1]
 
@@ -128,37 +129,37 @@ def magnitude_threshold(
         RuntimeError: ``backend`` is not there.
     """
     op = "magnitude_threshold"
-    keep, drop_large = _check.fraction(op, "keep", keep), _check.fraction(op, "drop_large", drop_large)
-    _check.choice(op, "group", group, (*GROUPS, "model"))
+    keep, drop_large = check.fraction(op, "keep", keep), check.fraction(op, "drop_large", drop_large)
+    check.choice(op, "group", group, (*GROUPS, "model"))
     if column_norm is not None and group != "row":
         raise ValueError(f"[{op}] group must be 'row' where column_norm is given, got {group!r}")
-    chosen = _check.backend(op, backend)
+    chosen = check.backend(op, backend)
     if group == "model":
-        models = _check.sequence(op, "x", x)
-        bases = [None] * len(models) if base is None else _check.sequence(op, "base", base)
+        models = check.sequence(op, "x", x)
+        bases = [None] * len(models) if base is None else check.sequence(op, "base", base)
         if len(bases) != len(models):
             raise ValueError(
                 f"[{op}] base must have one tensor for each of x ({len(models)}), got {len(bases)}"
             )
         pairs = [_pair(op, f"[{i}]", *pair) for i, pair in enumerate(zip(models, bases, strict=True))]
-        kinds = {_check.name_of(tensor.dtype) for tensor, _ in pairs}
+        kinds = {check.name_of(tensor.dtype) for tensor, _ in pairs}
         if "float64" in kinds and len(kinds) > 1:
             raise ValueError(f"[{op}] x must be all float64 or none, got {' and '.join(sorted(kinds))}")
         return model_threshold(lambda: iter(pairs), keep=keep, drop_large=drop_large)
     tensor, origin = _pair(op, "", x, base)
     if column_norm is not None:
-        column_norm = _check.column_norm(op, "column_norm", column_norm, tensor)
+        column_norm = check.column_norm(op, "column_norm", column_norm, tensor)
     low, low_index, high, high_index = _cuts(tensor, origin, column_norm, keep, drop_large, group, chosen)
     return MagnitudeThreshold(low, low_index, high, high_index, group, column_norm)
 
 
 def _pair(op: str, place: str, x: object, base: object) -> tuple[torch.Tensor, torch.Tensor | None]:
-    _check.floating(op, f"x{place}", x)
+    check.floating(op, f"x{place}", x)
     assert isinstance(x, torch.Tensor)
     if base is None:
         return without_grad(x), None
-    _check.floating(op, f"base{place}", base)
+    check.floating(op, f"base{place}", base)
     assert isinstance(base, torch.Tensor)
-    _check.alike(op, f"base{place}", base, f"x{place}", x)
-    _check.dtype_of(op, f"base{place}", base, x.dtype)
+    check.alike(op, f"base{place}", base, f"x{place}", x)
+    check.dtype_of(op, f"base{place}", base, x.dtype)
     return without_grad(x), without_grad(base)

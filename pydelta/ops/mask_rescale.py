@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from pydelta import _check, _dispatch
-from pydelta.masks import Mask
+from pydelta import _dispatch
+from pydelta.core import check
+from pydelta.core.masks import Mask
 from pydelta.ops import _masks
 from pydelta.ops._library import register, without_grad
 
@@ -70,17 +71,17 @@ def mask_rescale(
         RuntimeError: ``backend`` is not there.
     """
     op = "mask_rescale"
-    _check.floating(op, "delta", delta)
+    check.floating(op, "delta", delta)
     if base is not None:
-        _check.floating(op, "base", base)
-        _check.alike(op, "base", base, "delta", delta)
-        _check.dtype_of(op, "base", base, delta.dtype)
+        check.floating(op, "base", base)
+        check.alike(op, "base", base, "delta", delta)
+        check.dtype_of(op, "base", base, delta.dtype)
         base = without_grad(base)
-    chosen = _check.backend(op, backend)
+    chosen = check.backend(op, backend)
     if mask is None:
         raise TypeError(f"[{op}] mask must be a mask, got NoneType")
     if out is not None:
-        _check.out(op, out, delta, delta.dtype)
+        check.out(op, out, delta, delta.dtype)
     found = _masks.kernel_mask(op, "mask", mask, delta, base, 0, chosen)
     args = (without_grad(delta), base, *_masks.pack([found]), chosen)
     if out is None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from pydelta import _check, _dispatch
-from pydelta.core import codes
-from pydelta.masks import Mask
+from pydelta import _dispatch
+from pydelta.core import check, codes
+from pydelta.core.masks import Mask
 from pydelta.ops import _masks
 from pydelta.ops._library import register, without_grad
 
@@ -114,23 +114,23 @@ def merge_into(
         RuntimeError: ``backend`` is not there.
     """
     op = "merge_into"
-    models = _check.models(op, tuned, base)
+    models = check.models(op, tuned, base)
     base = None if base is None else without_grad(base)
     first = models[0] if base is None else base
-    factors = _check.weights(op, weights, len(models))
-    lam = _check.number(op, "lam", lam)
-    _check.choice(op, "elect", elect, ELECTIONS)
-    normalize = _check.flag(op, "normalize", normalize)
-    start = _check.index(op, "start", start)
+    factors = check.weights(op, weights, len(models))
+    lam = check.number(op, "lam", lam)
+    check.choice(op, "elect", elect, ELECTIONS)
+    normalize = check.flag(op, "normalize", normalize)
+    start = check.index(op, "start", start)
     if normalize and elect == "sum":
         whole = math.fsum(factors)
         if whole == 0:
             raise ValueError(f"[{op}] weights must not add up to 0 where normalize is true, got {factors}")
         lam, normalize = lam / whole, False
-    chosen = _check.backend(op, backend)
-    dtype = _check.out_dtype(op, out_dtype, out, first.dtype)
+    chosen = check.backend(op, backend)
+    dtype = check.out_dtype(op, out_dtype, out, first.dtype)
     if out is not None:
-        _check.out(op, out, first, dtype)
+        check.out(op, out, first, dtype)
     found = _masks.kernel_masks(op, masks, models, base, start, chosen)
     args = (base, models, *_masks.pack(found), factors, elect, lam, normalize, start, dtype, chosen)
     if out is None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from pydelta import _check, _dispatch
-from pydelta._levels import code_shapes
+from pydelta import _dispatch
+from pydelta.core import check
+from pydelta.core.levels import code_shapes
+from pydelta.core.quantized import Quantized, check_bits, group_size
 from pydelta.ops._library import register, register_tuple, without_grad
-from pydelta.quantized import Quantized, check_bits, group_size
 
 Parts = tuple[torch.Tensor, torch.Tensor]
 
@@ -63,12 +64,12 @@ def quantize(
         RuntimeError: ``backend`` is not there.
     """
     op = "quantize"
-    _check.floating(op, "x", x)
-    _check.has_dimension(op, "x", x)
+    check.floating(op, "x", x)
+    check.has_dimension(op, "x", x)
     check_bits(op, bits)
     size = group_size(op, group, x.shape[-1])
     x = without_grad(x)
-    codes, scales = _quantize(x, bits, 0 if group == "row" else size, _check.backend(op, backend))
+    codes, scales = _quantize(x, bits, 0 if group == "row" else size, check.backend(op, backend))
     found = Quantized(codes, scales, bits, group, tuple(x.shape), x.dtype)
     if out is None:
         return found
@@ -145,13 +146,13 @@ def dequantize(
         raise TypeError(f"[{op}] q must be a pydelta.Quantized, got {type(q).__name__}")
     if dtype is None:
         dtype = out.dtype if isinstance(out, torch.Tensor) else q.dtype
-    if dtype not in _check.FLOATS:
+    if dtype not in check.FLOATS:
         raise TypeError(f"[{op}] dtype must be a floating dtype of torch, got {dtype!r}")
     group = 0 if q.group == "row" else int(q.group)
-    args = (q.codes, q.scales, q.bits, group, q.shape[-1], dtype, _check.backend(op, backend))
+    args = (q.codes, q.scales, q.bits, group, q.shape[-1], dtype, check.backend(op, backend))
     if out is None:
         return _values(*args)
-    _values_into(*args, _check.out(op, out, _like(q), dtype))
+    _values_into(*args, check.out(op, out, _like(q), dtype))
     return out
 
 

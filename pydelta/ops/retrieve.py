@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from pydelta import _check, _dispatch
+from pydelta import _dispatch
+from pydelta.core import check
+from pydelta.core.quantized import Quantized, check_codes
+from pydelta.core.random import Key
 from pydelta.ops._codes import retrieve_codes, retrieve_codes_into
 from pydelta.ops._library import key_of, register, to_int64, without_grad
-from pydelta.quantized import Quantized, check_codes
-from pydelta.random import Key
 
 
 def _empty(
@@ -99,15 +100,15 @@ def retrieve(
         RuntimeError: ``backend`` is not there.
     """
     op = "retrieve"
-    _check.floating(op, "base", base)
-    _check.has_dimension(op, "base", base)
-    key = _check.key(op, "key", key)
-    lam = _check.number(op, "lam", lam)
-    _check.choice(op, "transform", transform, _check.TRANSFORMS)
-    axis, chosen = _check.dim(op, dim, base), _check.backend(op, backend)
-    dtype = _check.out_dtype(op, out_dtype, out, base.dtype)
+    check.floating(op, "base", base)
+    check.has_dimension(op, "base", base)
+    key = check.key(op, "key", key)
+    lam = check.number(op, "lam", lam)
+    check.choice(op, "transform", transform, check.TRANSFORMS)
+    axis, chosen = check.dim(op, dim, base), check.backend(op, backend)
+    dtype = check.out_dtype(op, out_dtype, out, base.dtype)
     if out is not None:
-        _check.out(op, out, base, dtype)
+        check.out(op, out, base, dtype)
     base, seeds = without_grad(base), (to_int64(key.seed), to_int64(key.stream))
     if isinstance(superposed, Quantized):
         moved = base.movedim(axis, -1)
@@ -119,9 +120,9 @@ def retrieve(
             return retrieve_codes(*coded).movedim(-1, axis).contiguous()
         retrieve_codes_into(*coded, out.movedim(axis, -1))
         return out
-    _check.floating(op, "superposed", superposed)
-    _check.alike(op, "superposed", superposed, "base", base)
-    _check.same_precision(op, "superposed", superposed.dtype, base.dtype)
+    check.floating(op, "superposed", superposed)
+    check.alike(op, "superposed", superposed, "base", base)
+    check.same_precision(op, "superposed", superposed.dtype, base.dtype)
     args = (base, without_grad(superposed), *seeds, lam, transform, axis, dtype, chosen)
     if out is None:
         return _new(*args)

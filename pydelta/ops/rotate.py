@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from pydelta import _check, _dispatch
+from pydelta import _dispatch
+from pydelta.core import check
+from pydelta.core.random import Key
 from pydelta.ops._library import key_of, no_grad_into_out, register, to_int64
-from pydelta.random import Key
 
 
 def _empty(x: torch.Tensor, seed: int, stream: int, block: int, inverse: bool, backend: str) -> torch.Tensor:
@@ -81,14 +82,14 @@ def rotate(
             one that overlaps ``x`` partly.
         RuntimeError: ``backend`` is not there.
     """
-    _check.floating("rotate", "x", x)
-    _check.has_dimension("rotate", "x", x)
-    block = _check.block("rotate", block, int(x.shape[-1]))
-    key = _check.key("rotate", "key", key)
-    _check.flag("rotate", "inverse", inverse)
-    args = (x, to_int64(key.seed), to_int64(key.stream), block, inverse, _check.backend("rotate", backend))
+    check.floating("rotate", "x", x)
+    check.has_dimension("rotate", "x", x)
+    block = check.block("rotate", block, int(x.shape[-1]))
+    key = check.key("rotate", "key", key)
+    check.flag("rotate", "inverse", inverse)
+    args = (x, to_int64(key.seed), to_int64(key.stream), block, inverse, check.backend("rotate", backend))
     if out is None:
         return _new(*args)
     no_grad_into_out("rotate", [x])
-    _into(*args, _check.out("rotate", out, x, x.dtype))
+    _into(*args, check.out("rotate", out, x, x.dtype))
     return out

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from pydelta import _check, _dispatch
+from pydelta import _dispatch
+from pydelta.core import check
 from pydelta.ops import _lists
 from pydelta.ops._library import define
 from pydelta.ops.square_sums import new_sums
@@ -85,7 +86,7 @@ def sam_perturb_(
     kept = [] if backups is None else _lists.beside(op, "backups", backups, "params", weights)
     rho = _lists.at_least_zero(op, "rho", rho)
     eta = _lists.at_least_zero(op, "eta", eta)
-    adaptive, chosen = _check.flag(op, "adaptive", adaptive), _check.backend(op, backend)
+    adaptive, chosen = check.flag(op, "adaptive", adaptive), check.backend(op, backend)
     if norm is not None:
         _lists.scalar(op, "norm", norm, _lists.device_of(weights))
     with torch.no_grad():

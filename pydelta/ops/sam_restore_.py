@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from pydelta import _check, _dispatch
+from pydelta import _dispatch
+from pydelta.core import check
 from pydelta.ops import _lists
 from pydelta.ops._library import define
 
@@ -44,4 +45,4 @@ def sam_restore_(
     weights = _lists.tensors(op, "params", params)
     found = _lists.sources_of(op, "sources", sources, "params", weights)
     with torch.no_grad():
-        _op(weights, found, _check.backend(op, backend))
+        _op(weights, found, check.backend(op, backend))

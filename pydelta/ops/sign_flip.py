@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from pydelta import _check, _dispatch
+from pydelta import _dispatch
+from pydelta.core import check
+from pydelta.core.random import Key
 from pydelta.ops._library import key_of, no_grad_into_out, register, to_int64
-from pydelta.random import Key
 
 
 def _empty(x: torch.Tensor, seed: int, stream: int, dim: int, backend: str) -> torch.Tensor:
@@ -63,13 +64,13 @@ def sign_flip(
             one that overlaps ``x`` partly.
         RuntimeError: ``backend`` is not there.
     """
-    _check.floating("sign_flip", "x", x)
-    _check.has_dimension("sign_flip", "x", x)
-    dim = _check.dim("sign_flip", dim, x)
-    key = _check.key("sign_flip", "key", key)
-    args = (x, to_int64(key.seed), to_int64(key.stream), dim, _check.backend("sign_flip", backend))
+    check.floating("sign_flip", "x", x)
+    check.has_dimension("sign_flip", "x", x)
+    dim = check.dim("sign_flip", dim, x)
+    key = check.key("sign_flip", "key", key)
+    args = (x, to_int64(key.seed), to_int64(key.stream), dim, check.backend("sign_flip", backend))
     if out is None:
         return _new(*args)
     no_grad_into_out("sign_flip", [x])
-    _into(*args, _check.out("sign_flip", out, x, x.dtype))
+    _into(*args, check.out("sign_flip", out, x, x.dtype))
     return out

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from pydelta import _check, _dispatch
+from pydelta import _dispatch
+from pydelta.core import check
 from pydelta.ops import _lists
 from pydelta.ops._library import register
 
@@ -60,4 +61,4 @@ def square_sums(
     found = _lists.tensors(op, "xs", xs)
     beside = [] if weights is None else _lists.sources_of(op, "weights", weights, "xs", found)
     with torch.no_grad():
-        return new_sums(found, beside, _lists.at_least_zero(op, "eta", eta), _check.backend(op, backend))
+        return new_sums(found, beside, _lists.at_least_zero(op, "eta", eta), check.backend(op, backend))

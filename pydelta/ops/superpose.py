@@ -7,11 +7,12 @@ from typing import overload
 
 import torch
 
-from pydelta import _check, _dispatch
+from pydelta import _dispatch
+from pydelta.core import check
+from pydelta.core.quantized import Quantized, check_bits, group_size
+from pydelta.core.random import Key
 from pydelta.ops._codes import superpose_codes
 from pydelta.ops._library import key_of, register, to_int64, without_grad
-from pydelta.quantized import Quantized, check_bits, group_size
-from pydelta.random import Key
 
 
 def _empty(
@@ -139,13 +140,13 @@ def superpose(
         RuntimeError: ``backend`` is not there.
     """
     op = "superpose"
-    _check.floating(op, "base", base)
-    _check.has_dimension(op, "base", base)
-    models = _check.models(op, tuned, base)
-    streams = _check.keys(op, keys, len(models))
-    factors = _check.weights(op, weights, len(models))
-    _check.choice(op, "transform", transform, _check.TRANSFORMS)
-    axis, chosen = _check.dim(op, dim, base), _check.backend(op, backend)
+    check.floating(op, "base", base)
+    check.has_dimension(op, "base", base)
+    models = check.models(op, tuned, base)
+    streams = check.keys(op, keys, len(models))
+    factors = check.weights(op, weights, len(models))
+    check.choice(op, "transform", transform, check.TRANSFORMS)
+    axis, chosen = check.dim(op, dim, base), check.backend(op, backend)
     seeds, counters = [to_int64(key.seed) for key in streams], [to_int64(key.stream) for key in streams]
     base = without_grad(base)
     if bits is not None:
@@ -155,10 +156,10 @@ def superpose(
         base, *models = (x.movedim(axis, -1) for x in (base, *models))
         size = 0 if group == "row" else group_size(op, group, base.shape[-1])
         codes, scales = superpose_codes(base, models, seeds, counters, factors, transform, bits, size, chosen)
-        return Quantized(codes, scales, bits, group, tuple(base.shape), _check.compute_dtype(base.dtype))
-    dtype = _check.out_dtype(op, out_dtype, out, _check.compute_dtype(base.dtype))
+        return Quantized(codes, scales, bits, group, tuple(base.shape), check.compute_dtype(base.dtype))
+    dtype = check.out_dtype(op, out_dtype, out, check.compute_dtype(base.dtype))
     args = (base, models, seeds, counters, factors, transform, axis, dtype, chosen)
     if out is None:
         return _new(*args)
-    _into(*args, _check.out(op, out, base, dtype))
+    _into(*args, check.out(op, out, base, dtype))
     return out

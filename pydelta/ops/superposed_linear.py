@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from pydelta import _check, _dispatch
+from pydelta import _dispatch
+from pydelta.core import check
+from pydelta.core.quantized import Quantized
+from pydelta.core.random import Key
 from pydelta.ops._library import key_of, register, to_int64, without_grad
 from pydelta.ops.quantize import dequantize
 from pydelta.ops.rotate import rotate
 from pydelta.ops.sign_flip import sign_flip
-from pydelta.quantized import Quantized
-from pydelta.random import Key
 
 
 def _empty(
@@ -148,13 +149,13 @@ def superposed_linear(
         RuntimeError: ``backend`` is not there.
     """
     op = "superposed_linear"
-    _check.floating(op, "x", x)
-    _check.has_dimension(op, "x", x)
+    check.floating(op, "x", x)
+    check.has_dimension(op, "x", x)
     _check_layer(op, x, weight, superposed, bias)
-    keys = [_check.key(op, f"keys[{i}]", k) for i, k in enumerate(_check.sequence(op, "keys", keys))]
+    keys = [check.key(op, f"keys[{i}]", k) for i, k in enumerate(check.sequence(op, "keys", keys))]
     rows = _rows(op, model, x)
     lams = _lams(op, lam, len(keys))
-    _check.choice(op, "transform", transform, _check.TRANSFORMS)
+    check.choice(op, "transform", transform, check.TRANSFORMS)
     parts: tuple[torch.Tensor, torch.Tensor | None]
     if isinstance(superposed, Quantized):
         parts, bits, group = (superposed.codes, superposed.scales), superposed.bits, superposed.group
@@ -163,7 +164,7 @@ def superposed_linear(
     seeds, streams = [to_int64(k.seed) for k in keys], [to_int64(k.stream) for k in keys]
     weight, bias = (t if t is None else without_grad(t) for t in (weight, bias))
     tensors = (weight, *parts, bias)
-    options = (transform, bits, 0 if group == "row" else int(group), _check.backend(op, backend))
+    options = (transform, bits, 0 if group == "row" else int(group), check.backend(op, backend))
     flat = x.reshape(-1, x.shape[-1]) if x.shape[-1] else x.reshape(x.shape[:-1].numel(), 0)
     y = _new(flat, *tensors, seeds, streams, rows, lams, *options)
     return y.view(*x.shape[:-1], superposed.shape[0])
@@ -171,29 +172,29 @@ def superposed_linear(
 
 def _check_layer(op: str, x: torch.Tensor, weight: object, superposed: object, bias: object) -> None:
     if not isinstance(superposed, Quantized):
-        _check.floating(op, "superposed", superposed)
+        check.floating(op, "superposed", superposed)
         assert isinstance(superposed, torch.Tensor)
-        _check.same_precision(op, "superposed", superposed.dtype, x.dtype)
+        check.same_precision(op, "superposed", superposed.dtype, x.dtype)
     n, shape = x.shape[-1], tuple(superposed.shape)
     if len(shape) != 2 or shape[1] != n or superposed.device != x.device:
         got = f"{shape} on {superposed.device}"
         raise ValueError(f"[{op}] superposed must have shape (m, {n}) on {x.device}, got {got}")
     for name, tensor, wanted in (("weight", weight, shape), ("bias", bias, shape[:1])):
         if tensor is not None:
-            _check.floating(op, name, tensor)
+            check.floating(op, name, tensor)
             assert isinstance(tensor, torch.Tensor)
-            _check.like(op, name, tensor, wanted, x.dtype, x)
+            check.like(op, name, tensor, wanted, x.dtype, x)
 
 
 def _rows(op: str, model: object, x: torch.Tensor) -> torch.Tensor:
     """The model of each row of ``x``, (rows,) int64 on the CPU."""
     if not isinstance(model, torch.Tensor):
-        given = _check.sequence(op, "model", model)
+        given = check.sequence(op, "model", model)
         if not all(isinstance(k, int) and not isinstance(k, bool) for k in given):
             raise TypeError(f"[{op}] model must hold integers, got {given!r}")
         model = torch.tensor(given, dtype=torch.int64)
     if model.dtype != torch.int64 or model.device.type != "cpu":
-        got = f"{_check.name_of(model.dtype)} on {model.device}"
+        got = f"{check.name_of(model.dtype)} on {model.device}"
         raise TypeError(f"[{op}] model must hold int64 on cpu, got {got}")
     if not 1 <= model.dim() < x.dim() or x.shape[: model.dim()] != model.shape:
         got = f"{tuple(model.shape)} for x of shape {tuple(x.shape)}"
@@ -204,6 +205,6 @@ def _rows(op: str, model: object, x: torch.Tensor) -> torch.Tensor:
 
 def _lams(op: str, lam: object, count: int) -> list[float]:
     if not isinstance(lam, (list, tuple)):
-        return [_check.number(op, "lam", lam)] * count
-    _check.count(op, "lam", lam, count)
-    return [_check.number(op, f"lam[{i}]", value) for i, value in enumerate(lam)]
+        return [check.number(op, "lam", lam)] * count
+    check.count(op, "lam", lam, count)
+    return [check.number(op, f"lam[{i}]", value) for i, value in enumerate(lam)]

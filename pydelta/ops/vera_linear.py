@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from pydelta import _check, _dispatch, _vera
+from pydelta import _dispatch
+from pydelta.core import check
+from pydelta.core.random import Key
 from pydelta.ops._library import define, key_of, to_int64
-from pydelta.random import Key
+from pydelta.products import vera
 
 MATRICES = ("cached", "regenerated")
 
@@ -129,7 +131,7 @@ _operator_back = define(
     "(Tensor, Tensor, Tensor)",
     _run_back,
     _empty_back,
-    _vera.differentiated_twice,
+    vera.differentiated_twice,
 )
 
 
@@ -178,10 +180,10 @@ def vera_linear(
     """
     op = "vera_linear"
     for name, tensor in (("x", x), ("d", d), ("b", b)):
-        _check.floating(op, name, tensor)
+        check.floating(op, name, tensor)
     for name, given in (("weight", weight), ("bias", bias)):
         if given is not None:
-            _check.floating(op, name, given)
+            check.floating(op, name, given)
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         weight, bias = (None if given is None else given.to(dtype) for given in (weight, bias))
@@ -190,8 +192,8 @@ def vera_linear(
     check_vectors(op, d, b, None if weight is None else weight.shape[0], ("x", x), adapter is not None)
     if adapter is not None:
         _check_adapter(adapter, x)
-    matrices = _check.choice(op, "matrices", MATRICES[0] if matrices is None else matrices, MATRICES)
-    key, backend = _check.key(op, "key", key), _check.backend(op, backend)
+    matrices = check.choice(op, "matrices", MATRICES[0] if matrices is None else matrices, MATRICES)
+    key, backend = check.key(op, "key", key), check.backend(op, backend)
     seeds, cached = (to_int64(key.seed), to_int64(key.stream)), matrices == MATRICES[0]
     keep = cached and b.requires_grad and torch.is_grad_enabled()
     y: torch.Tensor = _operator(keep, x, d, b, weight, bias, adapter, *seeds, cached, backend)[0]
@@ -202,18 +204,18 @@ def _check_shapes(
     x: torch.Tensor, weight: torch.Tensor | None, d: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None
 ) -> None:
     op = "vera_linear"
-    _check.has_dimension(op, "x", x)
+    check.has_dimension(op, "x", x)
     if weight is not None:
         if weight.dim() != 2 or weight.shape[1] != x.shape[-1]:
             raise ValueError(f"[{op}] weight must be (m, {x.shape[-1]}), got {tuple(weight.shape)}")
-        _check.dtype_of(op, "weight", weight, x.dtype)
+        check.dtype_of(op, "weight", weight, x.dtype)
     for name, tensor in (("weight", weight), ("d", d), ("b", b)):
         if tensor is not None and tensor.device != x.device:
             raise ValueError(f"[{op}] {name} must be on x's device {x.device}, got {tensor.device}")
     if bias is not None:
         if weight is None:
             raise ValueError(f"[{op}] bias must not be given without a weight, got both")
-        _check.like(op, "bias", bias, (weight.shape[0],), x.dtype, x)
+        check.like(op, "bias", bias, (weight.shape[0],), x.dtype, x)
 
 
 def check_vectors(op: str, d: torch.Tensor, b: torch.Tensor, m: int | None, of: Named, several: bool) -> None:
@@ -226,14 +228,14 @@ def check_vectors(op: str, d: torch.Tensor, b: torch.Tensor, m: int | None, of: 
         raise ValueError(f"[{op}] b must be of shape {shape}, got {tuple(b.shape)}")
     name, like = of
     for which, vector in (("d", d), ("b", b)):
-        if _check.compute_dtype(vector.dtype) is not _check.compute_dtype(like.dtype):
+        if check.compute_dtype(vector.dtype) is not check.compute_dtype(like.dtype):
             raise ValueError(
-                f"[{op}] {which} must be float64 exactly when {name} is ({_check.name_of(like.dtype)}), "
-                f"got {_check.name_of(vector.dtype)}"
+                f"[{op}] {which} must be float64 exactly when {name} is ({check.name_of(like.dtype)}), "
+                f"got {check.name_of(vector.dtype)}"
             )
 
 
 def _check_adapter(adapter: object, x: torch.Tensor) -> None:
     if not isinstance(adapter, torch.Tensor):
         raise TypeError(f"[vera_linear] adapter must be a tensor, got {type(adapter).__name__}")
-    _check.like("vera_linear", "adapter", adapter, tuple(x.shape[:-1]), torch.int64, x)
+    check.like("vera_linear", "adapter", adapter, tuple(x.shape[:-1]), torch.int64, x)

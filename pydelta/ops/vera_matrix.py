@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from pydelta import _check, _dispatch
+from pydelta import _dispatch
+from pydelta.core import check
+from pydelta.core.random import Key
 from pydelta.ops._library import define, key_of, to_int64
-from pydelta.random import Key
 
 _MOST = 1 << 31
 
@@ -85,26 +86,26 @@ def vera_matrix(
         ValueError: ``which`` is neither "A" nor "B", or a size is negative or reaches beyond 2**31.
         RuntimeError: ``backend`` is not there.
     """
-    key = _check.key("vera_matrix", "key", key)
-    which = _check.choice("vera_matrix", "which", which, ("A", "B"))
+    key = check.key("vera_matrix", "key", key)
+    which = check.choice("vera_matrix", "which", which, ("A", "B"))
     rows, columns = _sizes("shape", shape)
     top, left = _sizes("start", start)
     if rows + top > _MOST or columns + left > _MOST:
         raise ValueError(
             f"[vera_matrix] the rectangle must end at 2**31 at most, got {(rows + top, columns + left)}"
         )
-    if dtype not in _check.FLOATS:
+    if dtype not in check.FLOATS:
         raise TypeError(f"[vera_matrix] dtype must be float32, bfloat16, float16 or float64, got {dtype!r}")
     place = torch.device("cpu" if device is None else device)
     seeds = to_int64(key.seed), to_int64(key.stream)
     found: torch.Tensor = _operator(
-        *seeds, which, [rows, columns], [top, left], dtype, place, _check.backend("vera_matrix", backend)
+        *seeds, which, [rows, columns], [top, left], dtype, place, check.backend("vera_matrix", backend)
     )
     return found
 
 
 def _sizes(name: str, value: object) -> tuple[int, int]:
-    pair = _check.sequence("vera_matrix", name, value)
+    pair = check.sequence("vera_matrix", name, value)
     if len(pair) != 2:
         raise ValueError(f"[vera_matrix] {name} must be two integers, got {value!r}")
-    return _check.index("vera_matrix", name, pair[0]), _check.index("vera_matrix", name, pair[1])
+    return check.index("vera_matrix", name, pair[0]), check.index("vera_matrix", name, pair[1])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from pydelta import _check, _dispatch
+from pydelta import _dispatch
+from pydelta.core import check
+from pydelta.core.random import Key
 from pydelta.ops._library import define, key_of, no_grad_into_out, to_int64, without_grad
 from pydelta.ops.vera_linear import check_vectors
-from pydelta.random import Key
 
 
 def _empty(
@@ -33,7 +34,7 @@ def _into(
     backend: str,
     out: torch.Tensor,
 ) -> None:
-    _check.no_partial_overlap("vera_merge", out, [weight, d, b])
+    check.no_partial_overlap("vera_merge", out, [weight, d, b])
     kernel = _dispatch.kernel("vera_merge", weight, backend)
     kernel(weight, d, b, key_of(seed, stream), out=out)
 
@@ -75,16 +76,16 @@ def vera_merge(
     """
     op = "vera_merge"
     for name, tensor in (("weight", weight), ("d", d), ("b", b)):
-        _check.floating(op, name, tensor)
+        check.floating(op, name, tensor)
         if tensor.device != weight.device:
             raise ValueError(f"[{op}] {name} must be on weight's device {weight.device}, got {tensor.device}")
     if weight.dim() != 2:
         raise ValueError(f"[{op}] weight must be (m, n), got {tuple(weight.shape)}")
     check_vectors(op, d, b, weight.shape[0], ("weight", weight), False)
-    key, backend = _check.key(op, "key", key), _check.backend(op, backend)
+    key, backend = check.key(op, "key", key), check.backend(op, backend)
     if out is not None:
         no_grad_into_out(op, [weight, d, b])
-        _check.out(op, out, weight, weight.dtype)
+        check.out(op, out, weight, weight.dtype)
     given = (*(without_grad(x) for x in (weight, d, b)), to_int64(key.seed), to_int64(key.stream), backend)
     if out is None:
         new: torch.Tensor = _operator(*given)

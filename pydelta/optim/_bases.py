@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pydelta import _check
+from pydelta.core import check
 
 Bases = Mapping[str, torch.Tensor] | Sequence["torch.Tensor | None"]
 
@@ -31,7 +31,7 @@ def match(op: str, groups: Sequence[dict[str, Any]], base: Bases) -> dict[torch.
             raise ValueError(f"[{op}] params must be named_parameters() where base is a dict, got no names")
         found = [base.get(name) for name in names]
     else:
-        found = list(_check.sequence(op, "base", base))
+        found = list(check.sequence(op, "base", base))
         if len(found) != len(params):
             raise ValueError(
                 f"[{op}] base must have an entry per parameter ({len(params)}), got {len(found)}"
@@ -50,6 +50,6 @@ def _problem(label: str, p: torch.Tensor, x: torch.Tensor) -> str:
         return f"{label} spread over processes unlike the parameter"
     if x.device != p.device:
         return f"{label} on {x.device} for {p.device}"
-    if not x.is_floating_point() or _check.compute_dtype(x.dtype) is not _check.compute_dtype(p.dtype):
-        return f"{label} in {_check.name_of(x.dtype)} for {_check.name_of(p.dtype)}"
+    if not x.is_floating_point() or check.compute_dtype(x.dtype) is not check.compute_dtype(p.dtype):
+        return f"{label} in {check.name_of(x.dtype)} for {check.name_of(p.dtype)}"
     return ""

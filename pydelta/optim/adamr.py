@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pydelta import _check
+from pydelta.core import check
 from pydelta.ops import adamr_step_, square_sums
 from pydelta.ops._lists import at_least_zero, total
 from pydelta.ops.adamr_step_ import adam_numbers
@@ -56,10 +56,10 @@ class AdamR(torch.optim.Optimizer):
     ) -> None:
         adam_numbers("AdamR", lr, betas, eps)
         at_least_zero("AdamR", "weight_decay", weight_decay)
-        self.vbar = _check.choice("AdamR", "vbar", vbar, VBAR)
-        self.masters = _check.flag("AdamR", "masters", masters)
+        self.vbar = check.choice("AdamR", "vbar", vbar, VBAR)
+        self.masters = check.flag("AdamR", "masters", masters)
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**options, "l1": _check.flag("AdamR", "l1", l1)})
+        super().__init__(params, {**options, "l1": check.flag("AdamR", "l1", l1)})
         self._base = match("AdamR", self.param_groups, base)
         for group in self.param_groups:
             for p in group["params"]:
@@ -110,7 +110,7 @@ class AdamR(torch.optim.Optimizer):
             state = self.state[p]
             if "step" not in state:
                 like = local(p)
-                dtype = _check.compute_dtype(like.dtype)
+                dtype = check.compute_dtype(like.dtype)
                 state["step"] = 0
                 for name in ("exp_avg", "exp_avg_sq"):
                     state[name] = torch.zeros_like(like, dtype=dtype, memory_format=torch.contiguous_format)

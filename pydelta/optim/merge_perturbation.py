@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pydelta import _check
+from pydelta.core import check
+from pydelta.core.random import key
 from pydelta.ops.vera_matrix import vera_matrix
 from pydelta.optim._bases import Bases, match
 from pydelta.optim._perturbing import Moved, Perturbing
 from pydelta.optim._sharded import local, over_shards, spread
-from pydelta.random import key
 
 _PIECE = 1 << 20  # variates made at once
 
@@ -58,10 +58,10 @@ class MergePerturbation(Perturbing):
         model: nn.Module | None = None,
         copies: Mapping[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
-        if _check.index("MergePerturbation", "models", models) < 1:
+        if check.index("MergePerturbation", "models", models) < 1:
             raise ValueError(f"[MergePerturbation] models must be at least 1, got {models}")
-        self.strength = models * _check.number("MergePerturbation", "alpha", alpha) - 1
-        self.seed, self.taken = _check.index("MergePerturbation", "seed", seed), 0
+        self.strength = models * check.number("MergePerturbation", "alpha", alpha) - 1
+        self.seed, self.taken = check.index("MergePerturbation", "seed", seed), 0
         super().__init__(base_optimizer, copies)
         self._base = match("MergePerturbation", base_optimizer.param_groups, base)
         self._hook = None if model is None else model.register_forward_pre_hook(self._before_forward)
@@ -90,7 +90,7 @@ class MergePerturbation(Perturbing):
                 continue
             weight, master = local(self._weight(p)), self._master(p)
             source = self._backup(p).copy_(weight) if master is None else master
-            wide = source.to(_check.compute_dtype(weight.dtype))
+            wide = source.to(check.compute_dtype(weight.dtype))
             tau = wide - local(self._base[p]).to(wide.dtype)
             mesh, dims = spread(p)
             scale = over_shards(tau.abs().sum(), mesh, dims) / p.numel() * self.strength

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pydelta import _check
+from pydelta.core import check
 from pydelta.ops import sam_perturb_
 from pydelta.ops._lists import at_least_zero
 from pydelta.optim._perturbing import Moved, Perturbing
@@ -63,7 +63,7 @@ class SAM(Perturbing):
         copies: Mapping[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
         self.rho, self.eta = at_least_zero("SAM", "rho", rho), at_least_zero("SAM", "eta", eta)
-        self.adaptive = _check.flag("SAM", "adaptive", adaptive)
+        self.adaptive = check.flag("SAM", "adaptive", adaptive)
         self.max_norm = None if max_norm is None else at_least_zero("SAM", "max_norm", max_norm)
         self.model, self.skipped = model, 0
         self._frozen: list[Any] = []

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy
 import torch
 
-from pydelta._check import compute_dtype
+from pydelta.core.check import compute_dtype
 from pydelta.reference.square_sums import square_sum
 
 

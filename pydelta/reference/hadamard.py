@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from pydelta._check import compute_dtype, default_block
+from pydelta.core.check import compute_dtype, default_block
 
 
 def hadamard(x: torch.Tensor, *, block: int | None = None, scale: float | None = None) -> torch.Tensor:

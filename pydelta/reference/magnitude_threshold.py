@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from pydelta._check import compute_dtype
-from pydelta.masks import MagnitudeThreshold, ranks
+from pydelta.core.check import compute_dtype
+from pydelta.core.masks import MagnitudeThreshold, ranks
 
 
 def magnitude(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from pydelta._check import compute_dtype
-from pydelta.masks import DellaMask, KernelMask, MagnitudeThreshold, RandomMask, della_tables
-from pydelta.random import u32
+from pydelta.core.check import compute_dtype
+from pydelta.core.masks import DellaMask, KernelMask, MagnitudeThreshold, RandomMask, della_tables
+from pydelta.core.random import u32
 from pydelta.reference.magnitude_threshold import groups, magnitude
 
 

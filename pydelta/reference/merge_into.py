@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from pydelta._check import compute_dtype
-from pydelta.masks import KernelMask
+from pydelta.core.check import compute_dtype
+from pydelta.core.masks import KernelMask
 from pydelta.reference.mask_rescale import masked
 
 LEAST_DIVISOR = 1e-8

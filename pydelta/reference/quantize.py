@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from pydelta._levels import row_bytes
-from pydelta.quantized import LANES, Quantized, group_size, tables
+from pydelta.core.levels import row_bytes
+from pydelta.core.quantized import LANES, Quantized, group_size, tables
 
 
 def _sum(values: torch.Tensor) -> torch.Tensor:

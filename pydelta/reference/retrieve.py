@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from pydelta._check import compute_dtype
-from pydelta.random import Key
+from pydelta.core.check import compute_dtype
+from pydelta.core.random import Key
 from pydelta.reference.superpose import apply_transform
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pydelta.random import OUTER_SIGNS, Key
+from pydelta.core.random import OUTER_SIGNS, Key
 from pydelta.reference.hadamard import hadamard
 from pydelta.reference.sign_flip import flip
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pydelta._check import compute_dtype
+from pydelta.core.check import compute_dtype
 
 
 def sam_perturb_(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pydelta.random import Key, sign_bits
+from pydelta.core.random import Key, sign_bits
 
 
 def flip(x: torch.Tensor, key: Key, dim: int, start: int = 0) -> torch.Tensor:

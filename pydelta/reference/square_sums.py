@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from pydelta._check import compute_dtype
-from pydelta._chunks import CHUNK, LANES, halve
+from pydelta.core.check import compute_dtype
+from pydelta.core.lists import CHUNK, LANES, halve
 
 
 def _lane_sum(values: torch.Tensor) -> torch.Tensor:

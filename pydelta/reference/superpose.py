@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from pydelta._check import compute_dtype
-from pydelta.random import Key
+from pydelta.core.check import compute_dtype
+from pydelta.core.random import Key
 from pydelta.reference.rotate import rotate
 from pydelta.reference.sign_flip import sign_flip
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from pydelta._check import compute_dtype
-from pydelta.quantized import Quantized
-from pydelta.random import Key
+from pydelta.core.check import compute_dtype
+from pydelta.core.quantized import Quantized
+from pydelta.core.random import Key
 from pydelta.reference.quantize import dequantize
 from pydelta.reference.rotate import rotate
 from pydelta.reference.sign_flip import sign_flip

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from pydelta._check import compute_dtype
-from pydelta.random import Key
+from pydelta.core.check import compute_dtype
+from pydelta.core.random import Key
 from pydelta.reference.vera_matrix import vera_matrix
 
 _Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

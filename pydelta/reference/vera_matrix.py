@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pydelta.random import Key, matrix_draw, u32
+from pydelta.core.random import Key, matrix_draw, u32
 
 
 def vera_matrix(

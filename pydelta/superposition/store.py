@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from pydelta.superposition.contents import Contents
-from pydelta.superposition.files import StoreFiles
-from pydelta.superposition.log import locked
-from pydelta.superposition.parse import read_manifest
+from pydelta.superposition.format.files import StoreFiles
+from pydelta.superposition.format.log import locked
+from pydelta.superposition.format.manifest_reader import read_manifest
+from pydelta.superposition.reading.contents import Contents
 
 if TYPE_CHECKING:
     import torch
@@ -103,10 +103,10 @@ class Superposition(Contents):
                 ``out``.
             OSError: a file cannot be read or written.
         """
-        from pydelta.superposition.compress import create
-        from pydelta.superposition.lambdas import calibrations_of
-        from pydelta.superposition.masking import Masking
-        from pydelta.superposition.options import Dial, Options, weights_of
+        from pydelta.superposition.format.mask import Masking
+        from pydelta.superposition.writing.create import create
+        from pydelta.superposition.writing.lambdas import calibrations_of
+        from pydelta.superposition.writing.options import Dial, Options, weights_of
 
         dial = Dial(dtype, rate, bits, buckets, group, exact, room)
         given = weights_of(models, weights)
@@ -189,7 +189,7 @@ class Superposition(Contents):
                 under ``out``.
             OSError: a file cannot be read or written.
         """
-        from pydelta.superposition.retrieve import Retrieval
+        from pydelta.superposition.reading.retrieve import Retrieval
 
         retrieval = Retrieval(self.path, self.files, name, base, lam)
         if out is None:
@@ -229,7 +229,7 @@ class Superposition(Contents):
                 store's, no room, or a store of version 1. The store is as it was.
             OSError: a file cannot be read or written.
         """
-        from pydelta.superposition.change import add
+        from pydelta.superposition.writing.change import add
 
         add(self.path, name, path, base=base, weight=weight, calibration=calibration, show=progress)
         return self.open(self.path)
@@ -255,7 +255,7 @@ class Superposition(Contents):
                 another base, or a store of version 1. The store is as it was.
             OSError: a file cannot be read or written.
         """
-        from pydelta.superposition.change import remove
+        from pydelta.superposition.writing.change import remove
 
         remove(self.path, name, path, base=base, show=progress)
         return self.open(self.path)
@@ -270,7 +270,7 @@ class Superposition(Contents):
             ValueError: the store has no codes, or is of version 1.
             OSError: it cannot be written to.
         """
-        from pydelta.superposition.change import seal
+        from pydelta.superposition.writing.change import seal
 
         seal(self.path)
         return self.open(self.path)
@@ -292,7 +292,7 @@ class Superposition(Contents):
             OSError: there is no store.
             ValueError: ``store.json`` is not sound, or of a newer version.
         """
-        from pydelta.superposition.verify import verify
+        from pydelta.superposition.reading.verify import verify
 
         return verify(Path(path), base, show=progress)
 
@@ -317,7 +317,7 @@ class Superposition(Contents):
         Raises:
             ValueError, OSError: as :meth:`retrieve`.
         """
-        from pydelta.superposition.export import export
+        from pydelta.superposition.reading.export import export
 
         chosen = self.models if names is None else list(dict.fromkeys(names))
         return export(self.path, self.files, out, chosen, base=base, show=progress)

@@ -1,6 +1,6 @@
 """VeRA (arXiv 2310.11454): adapters of two vectors a layer, over random matrices that a seed stands for."""
 
-from pydelta._vera import forget, kept_bytes
+from pydelta.products.vera import forget, kept_bytes
 from pydelta.vera.adapters import Adapters, attach
 from pydelta.vera.checkpoint import merge_checkpoint
 from pydelta.vera.file import inspect, load, save

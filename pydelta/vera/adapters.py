@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from pydelta import _check
+from pydelta.core import check
 from pydelta.ops._library import to_int64
 from pydelta.ops.vera_linear import MATRICES
 from pydelta.vera.layer import Mixture, Setting, VeraLinear, is_conv1d, refusal
@@ -127,7 +127,7 @@ class Adapters:
             ValueError: it is none of them.
         """
         if matrices is not None:
-            _check.choice("vera", "matrices", matrices, MATRICES)
+            check.choice("vera", "matrices", matrices, MATRICES)
         for layer in self.layers.values():
             layer.matrices = matrices
 
@@ -257,7 +257,7 @@ def attach(
         raise ValueError(f"[vera.attach] rank must be at least 1, got {rank}")
     if not 0 <= dropout < 1:
         raise ValueError(f"[vera.attach] dropout must lie in [0, 1), got {dropout}")
-    _check.number("vera.attach", "d_init", d_init)
+    check.number("vera.attach", "d_init", d_init)
     paths = matching(module, [targets] if isinstance(targets, str) else list(targets))
     setting = Setting(Seeded(seed), rank, float(dropout))
     return attach_to(module, paths, setting, name, d_init=float(d_init))

@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydelta._progress import progress
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.layout import layout_of, output
-from pydelta.checkpoint.names import FLOATS, known_axes
+from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.staging import check_output
+from pydelta.checkpoint.tensor_names import FLOATS, known_axes
 from pydelta.vera.file import Stored, read
 from pydelta.vera.peft import read_peft
 

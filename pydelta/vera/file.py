@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
-from pydelta.checkpoint.names import group_of, layer_of
 from pydelta.checkpoint.staging import check_output, staged
+from pydelta.checkpoint.tensor_names import group_of, layer_of
 from pydelta.checkpoint.writer import writing
 from pydelta.vera.adapters import Adapters, attach_to
 from pydelta.vera.layer import Setting, VeraLinear, is_conv1d

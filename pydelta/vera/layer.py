@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from pydelta import _check
+from pydelta.core import check
 from pydelta.ops.vera_linear import vera_linear
 from pydelta.vera.projections import Given, Projections, Seeded
 
@@ -89,7 +89,7 @@ class VeraLinear(nn.Module):
         """
         if name in self.settings:
             raise ValueError(f"[VeraLinear] adapter must have a new name, got {name!r}")
-        dtype, device = _check.compute_dtype(self.weight.dtype), self.weight.device
+        dtype, device = check.compute_dtype(self.weight.dtype), self.weight.device
         self.settings[name] = setting
         self.d[name] = nn.Parameter(torch.full((setting.rank,), d_init, dtype=dtype, device=device))
         self.b[name] = nn.Parameter(torch.zeros(self.out_features, dtype=dtype, device=device))
@@ -201,7 +201,7 @@ def refusal(module: nn.Module) -> str:
         kind = type(module).__name__
         return f"a plain nn.Linear or Conv1D (quantised layers have no weight to merge into), got {kind}"
     weight = module.weight
-    if not isinstance(weight, torch.Tensor) or weight.dtype not in _check.FLOATS:
+    if not isinstance(weight, torch.Tensor) or weight.dtype not in check.FLOATS:
         return f"unquantised, with a weight of 16 bits at least, got {getattr(weight, 'dtype', weight)}"
     return ""
 

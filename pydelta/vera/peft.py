@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pydelta import _vera
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.header import pickle_error
 from pydelta.checkpoint.staging import check_output, staged
 from pydelta.checkpoint.writer import writing
 from pydelta.ops.vera_matrix import vera_matrix
+from pydelta.products import vera
 from pydelta.vera.adapters import Adapters
 from pydelta.vera.file import Stored, attach_stored
 from pydelta.vera.layer import is_conv1d
@@ -133,7 +133,7 @@ def _projections(
     if saved:
         raise ValueError(f"{checkpoint.path}: one of {' and '.join(_PROJECTIONS)} is missing")
     generator = torch.Generator("cpu").manual_seed(seed)
-    first, second = _vera.bound(widest), _vera.bound(rank)
+    first, second = vera.bound(widest), vera.bound(rank)
     a = torch.empty(rank, widest).uniform_(-first, first, generator=generator)
     b = torch.empty(tallest, rank).uniform_(-second, second, generator=generator)
     return Given(a, b, seed)
@@ -216,6 +216,6 @@ def _matrices(stored: Stored, widest: int) -> tuple[torch.Tensor, torch.Tensor]:
     assert isinstance(stored.projections, Seeded)
     tallest, key = max(len(b) for _, b in stored.vectors.values()), stored.projections.key
     return (
-        vera_matrix(key, "A", (stored.rank, widest)) * _vera.bound(widest),
-        vera_matrix(key, "B", (tallest, stored.rank)) * _vera.bound(stored.rank),
+        vera_matrix(key, "A", (stored.rank, widest)) * vera.bound(widest),
+        vera_matrix(key, "B", (tallest, stored.rank)) * vera.bound(stored.rank),
     )

@@ -6,9 +6,10 @@ import dataclasses
 
 import torch
 
-from pydelta import _check, _vera
+from pydelta.core import check
+from pydelta.core.random import Key, key
 from pydelta.ops.vera_merge import vera_merge
-from pydelta.random import Key, key
+from pydelta.products import vera
 
 DOMAIN = "vera"
 """The name that the random stream of a seed's matrices has."""
@@ -59,8 +60,8 @@ class Given:
     ) -> torch.Tensor:
         if out is None:
             out = torch.empty_like(weight)
-        parts = _Parts(*self.on(_check.compute_dtype(weight.dtype), weight.device))
-        _vera.merge_blocks(parts, weight.detach(), d.detach(), b.detach(), out)
+        parts = _Parts(*self.on(check.compute_dtype(weight.dtype), weight.device))
+        vera.merge_blocks(parts, weight.detach(), d.detach(), b.detach(), out)
         return out
 
 

@@ -14,7 +14,7 @@ from test_store_files import LATEST
 
 import pydelta
 from pydelta.calibration import Calibration, LayerStatistics
-from pydelta.superposition.manifest import VERSION
+from pydelta.superposition.format.manifest import VERSION
 
 LAYER = "model.layers.1.mlp.weight"
 HERE = Path(__file__).parent

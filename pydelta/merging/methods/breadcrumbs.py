@@ -19,12 +19,12 @@ from pydelta.merging.method import (
 )
 
 if TYPE_CHECKING:
-    from pydelta.masks import Mask
-    from pydelta.random import Key
+    from pydelta.core.masks import Mask
+    from pydelta.core.random import Key
 
 
 def mask(values: Values, key: Key) -> Mask | None:
-    from pydelta.masks import BandMask
+    from pydelta.core.masks import BandMask
 
     keep, large, size = values["density"], values["gamma"], values["size"]
     if values["mergekit"]:

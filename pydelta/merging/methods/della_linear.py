@@ -17,12 +17,12 @@ from pydelta.merging.method import (
 )
 
 if TYPE_CHECKING:
-    from pydelta.masks import Mask
-    from pydelta.random import Key
+    from pydelta.core.masks import Mask
+    from pydelta.core.random import Key
 
 
 def mask(values: Values, key: Key) -> Mask | None:
-    from pydelta.masks import DellaMask
+    from pydelta.core.masks import DellaMask
 
     if values["density"] == 1:
         return None

@@ -18,12 +18,12 @@ from pydelta.merging.method import (
 )
 
 if TYPE_CHECKING:
-    from pydelta.masks import Mask
-    from pydelta.random import Key
+    from pydelta.core.masks import Mask
+    from pydelta.core.random import Key
 
 
 def mask(values: Values, key: Key) -> Mask | None:
-    from pydelta.masks import MagnitudeMask
+    from pydelta.core.masks import MagnitudeMask
 
     keep = values["density"]
     if values["mergekit"] and keep > 0:

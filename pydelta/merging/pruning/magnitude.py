@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from pydelta.merging.method import DENSE_1D, KEEP, MATCH, PRUNE_GROUP, Method, Values
 
 if TYPE_CHECKING:
-    from pydelta.masks import Mask
-    from pydelta.random import Key
+    from pydelta.core.masks import Mask
+    from pydelta.core.random import Key
 
 
 def mask(values: Values, key: Key) -> Mask | None:
-    from pydelta.masks import MagnitudeMask
+    from pydelta.core.masks import MagnitudeMask
 
     return MagnitudeMask(values["keep"], values["group"])
 

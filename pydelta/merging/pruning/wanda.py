@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from pydelta.merging.method import DENSE_1D, KEEP, MATCH, ROW_GROUP, Method, Values
 
 if TYPE_CHECKING:
-    from pydelta.masks import Mask
-    from pydelta.random import Key
+    from pydelta.core.masks import Mask
+    from pydelta.core.random import Key
 
 
 def mask(values: Values, key: Key) -> Mask | None:
-    from pydelta.masks import MagnitudeMask, WandaMask
+    from pydelta.core.masks import MagnitudeMask, WandaMask
 
     if values["column_norm"] is None or values["group"] != "row":
         return MagnitudeMask(values["keep"], values["group"])

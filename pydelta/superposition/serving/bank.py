@@ -10,14 +10,14 @@ import torch
 
 from pydelta import ops
 from pydelta.checkpoint.staging import Pathlike
-from pydelta.superposition.rules import SUPERPOSED
+from pydelta.superposition.format.rules import SUPERPOSED
 from pydelta.superposition.serving.batch import Batch, Current
 from pydelta.superposition.serving.binding import bind
 from pydelta.superposition.serving.layers import Served, serve
 from pydelta.superposition.serving.sources import Sources
 
 if TYPE_CHECKING:
-    from pydelta.superposition.contents import Contents
+    from pydelta.superposition.reading.contents import Contents
 
 
 class Bank:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
-from pydelta.checkpoint.memory import TORCH
-from pydelta.superposition.rules import BASE, Rule
+from pydelta.checkpoint.tensors import TORCH
+from pydelta.superposition.format.rules import BASE, Rule
 
 Live = dict[str, torch.Tensor]
 

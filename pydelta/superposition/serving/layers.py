@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional
 
 from pydelta import ops
-from pydelta._check import compute_dtype
-from pydelta.quantized import Quantized
-from pydelta.superposition.rules import SUPERPOSED
+from pydelta.core.check import compute_dtype
+from pydelta.core.quantized import Quantized
+from pydelta.superposition.format.rules import SUPERPOSED
 from pydelta.superposition.serving.batch import Batch, Current, group
 from pydelta.superposition.serving.residual import Difference, difference
 from pydelta.superposition.serving.sources import Sources

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from pydelta.superposition.patch import Patch
+from pydelta.superposition.reading.residual import Patch
 
 
 class Difference(NamedTuple):

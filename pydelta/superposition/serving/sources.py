@@ -8,13 +8,13 @@ import torch
 
 from pydelta.checkpoint.digest import tensor_digest
 from pydelta.checkpoint.staging import Pathlike
-from pydelta.quantized import Quantized
-from pydelta.superposition.files import open_base, stamps
-from pydelta.superposition.patch import Patch
-from pydelta.superposition.source import Source, source
+from pydelta.core.quantized import Quantized
+from pydelta.superposition.format.base import open_base, stamps
+from pydelta.superposition.reading.residual import Patch
+from pydelta.superposition.reading.source import Source, source
 
 if TYPE_CHECKING:
-    from pydelta.superposition.contents import Contents
+    from pydelta.superposition.reading.contents import Contents
 
 
 class Sources:

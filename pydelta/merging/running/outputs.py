@@ -1,0 +1,59 @@
+"""Where the result of a merge goes: paths, files, config. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydelta.checkpoint import Checkpoint, TensorInfo
+from pydelta.checkpoint.reader import SINGLE
+from pydelta.checkpoint.staging import Pathlike
+from pydelta.checkpoint.tensor_names import config_of
+from pydelta.checkpoint.writer import Shards
+from pydelta.merging.planning.items import Item
+from pydelta.merging.recipes.recipe import DTYPES
+
+
+def out_paths(out: Pathlike, seed: int, outputs: int) -> dict[int, Path]:
+    """seed -> output: OUT itself, or OUT-<seed> for each of several."""
+    path = Path(out)
+    if outputs == 1:
+        return {seed: path}
+    suffix = path.suffix if path.suffix == ".safetensors" else ""
+    stem = path.name.removesuffix(suffix)
+    return {number: path.with_name(f"{stem}-{number}{suffix}") for number in range(seed, seed + outputs)}
+
+
+def with_dtypes(shards: Shards, items: Sequence[Item]) -> Shards:
+    """The shards with the dtypes that the result has."""
+    infos = {item.name: item.info for item in items}
+    return {file: [infos[info.name] for info in tensors] for file, tensors in shards.items()}
+
+
+def resharded(
+    shards: Shards, metadata: dict[str, dict[str, str]], limit: int
+) -> tuple[Shards, dict[str, dict[str, str]]]:
+    """The same tensors in files of at most ``limit`` bytes; a larger tensor has a file of its own."""
+    groups: list[list[TensorInfo]] = []
+    room = 0
+    for info in [info for tensors in shards.values() for info in tensors]:
+        if not groups or info.nbytes > room:
+            groups.append([])
+            room = limit
+        groups[-1].append(info)
+        room -= info.nbytes
+    merged = {key: text for head in metadata.values() for key, text in head.items()}
+    names = [f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
+    names = [SINGLE] if len(groups) == 1 else names
+    return dict(zip(names, groups, strict=True)), dict.fromkeys(names, merged)
+
+
+def config_text(origin: Checkpoint, dtype: str | None) -> dict[str, str]:
+    """``config.json`` with the dtype that the result has."""
+    config = config_of(origin)
+    wanted = next((name for name, known in DTYPES.items() if known == dtype), None)
+    keys = [key for key in ("dtype", "torch_dtype") if key in config]
+    if wanted is None or not keys:
+        return {}
+    return {"config.json": json.dumps(config | dict.fromkeys(keys, wanted), indent=2) + "\n"}

@@ -1,0 +1,126 @@
+"""What becomes of each tensor, which axis is its input, and which layers may change places.
+
+Decided from headers alone, so everything here runs without torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping, Sequence
+
+from pydelta.checkpoint import Checkpoint, TensorInfo
+from pydelta.checkpoint.tensor_names import FLOATS, group_of, input_axis, known_axes, layer_of
+
+SUPERPOSED, EXACT, BASE = "superposed", "exact", "base"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One tensor of the base.
+
+    Attributes:
+        rule: "superposed", "exact" (kept per model) or "base" (the base's own).
+        dtype, shape: the base's.
+        dim: the input axis of a superposed tensor, counted from the front; else None.
+        transform: of a superposed tensor, where a store has chosen one for each; else None.
+    """
+
+    rule: str
+    dtype: str
+    shape: tuple[int, ...]
+    dim: int | None = None
+    transform: str | None = None
+
+
+def rules_of(base: Checkpoint, input_dims: Mapping[str, int] | None = None) -> dict[str, Rule]:
+    """The rule of every tensor of the base.
+
+    Args:
+        input_dims: shell patterns of tensor names -> input axis; the first that matches wins over what
+            is known about the model's type.
+
+    Raises:
+        ValueError: an axis is out of range, or a pattern matches no tensor.
+    """
+    given = dict(input_dims or {})
+    dims = [*given.items(), *known_axes(base).items()]
+    for pattern in given:
+        if not fnmatch.filter(base.names, pattern):
+            raise ValueError(f"[compress] input_dims must match a tensor of {base.path}, got {pattern!r}")
+    return {name: _rule(info, dims) for name, info in base.tensors.items()}
+
+
+def check_same(base: Checkpoint, models: Mapping[str, Checkpoint]) -> None:
+    """Every model has the base's names, shapes and dtypes.
+
+    Raises:
+        ValueError: one sentence that lists every difference.
+    """
+    problems = [problem for model in models.values() for problem in _differences(base, model)]
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def slots(rules: Mapping[str, Rule], seed: int, model: str, shuffle_layers: bool) -> dict[str, str]:
+    """Superposed tensor of a model -> the tensor of the store that holds it: pi_k.
+
+    Without shuffling every tensor has its own place. With it, the tensors of one name up to the layer
+    number, one shape, dtype and input axis change places: in the order of their layer numbers, the i-th goes
+    to the place of number ``shuffle(key(seed, "shuffle", model, group), n)[i]``.
+    """
+    names = [name for name, rule in rules.items() if rule.rule == SUPERPOSED]
+    if not shuffle_layers:
+        return {name: name for name in names}
+    from pydelta.core.random import key, shuffle
+
+    table: dict[str, str] = {}
+    for group, members in slot_groups(rules):
+        order = shuffle(key(seed, "shuffle", model, group), len(members))
+        table |= {name: members[place] for name, place in zip(members, order, strict=True)}
+    return table
+
+
+def slot_groups(rules: Mapping[str, Rule]) -> list[tuple[str, list[str]]]:
+    """The superposed tensors that may change places, by their group and in the order of layers."""
+    groups: dict[tuple[str, Rule], list[str]] = {}
+    for name, rule in rules.items():
+        if rule.rule == SUPERPOSED:
+            groups.setdefault((group_of(name), rule), []).append(name)
+    return [
+        (group, sorted(members, key=lambda name: layer_of(name) or 0))
+        for (group, _), members in groups.items()
+    ]
+
+
+def _rule(info: TensorInfo, dims: Sequence[tuple[str, int]]) -> Rule:
+    if not info.dtype.startswith(("F", "BF")) or info.nbytes == 0:
+        return Rule(BASE, info.dtype, info.shape)
+    if len(info.shape) < 2 or info.dtype not in FLOATS:
+        return Rule(EXACT, info.dtype, info.shape)
+    rank = len(info.shape)
+    given = (dim for pattern, dim in dims if fnmatch.fnmatchcase(info.name, pattern))
+    dim = next(given, input_axis(info.shape))
+    if isinstance(dim, bool) or not isinstance(dim, int) or not -rank <= dim < rank:
+        raise ValueError(
+            f"[compress] input_dims must lie in [{-rank}, {rank - 1}] for {info.name} of shape {info.shape}, "
+            f"got {dim!r}"
+        )
+    return Rule(SUPERPOSED, info.dtype, info.shape, dim % rank)
+
+
+def _differences(base: Checkpoint, model: Checkpoint) -> list[str]:
+    missing = _list(model, "lacks tensors of the base", [n for n in base.names if n not in model.tensors])
+    extra = _list(model, "has tensors that the base lacks", [n for n in model.names if n not in base.tensors])
+    changed = []
+    for name, info in base.tensors.items():
+        other = model.tensors.get(name, info)
+        if other.shape != info.shape:
+            changed.append(f"{name} has shape {list(other.shape)}, in the base {list(info.shape)}")
+        if other.dtype != info.dtype:
+            changed.append(f"{name} has dtype {other.dtype}, in the base {info.dtype}")
+    return missing + extra + _list(model, "differs from the base", changed)
+
+
+def _list(model: Checkpoint, problem: str, items: Sequence[str]) -> list[str]:
+    return [f"{model.path} {problem}: {', '.join(items)}"] if items else []

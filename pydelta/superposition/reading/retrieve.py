@@ -1,0 +1,172 @@
+"""One model back out of a store."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import torch
+
+from pydelta import ops
+from pydelta.checkpoint import Checkpoint
+from pydelta.checkpoint.digest import tensor_digest
+from pydelta.checkpoint.header import ITEMSIZE
+from pydelta.checkpoint.layout import layout_of, output
+from pydelta.checkpoint.progress import progress
+from pydelta.checkpoint.staging import Pathlike, check_output
+from pydelta.checkpoint.tensors import TORCH
+from pydelta.checkpoint.workers import Workers
+from pydelta.checkpoint.workspace import Workspace
+from pydelta.core.check import number
+from pydelta.core.random import key
+from pydelta.superposition.format.base import open_base, stamps
+from pydelta.superposition.format.files import StoreFiles
+from pydelta.superposition.format.log import append_log
+from pydelta.superposition.format.parts import cut, input_axis
+from pydelta.superposition.format.rules import BASE, SUPERPOSED, Rule
+from pydelta.superposition.reading.bucket_reader import Stored
+from pydelta.superposition.reading.residual import Patch, read_patch
+
+Sink = Callable[[str, torch.Tensor, int], object]
+"""Takes a tensor's name, consecutive elements of it, and the index of the first."""
+
+
+class Retrieval:
+    """One model of a store, part by part.
+
+    Args:
+        lam: lambda; by default the store's.
+        calibrated: multiply it with the model's calibrated factors.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: the model or the base is not the store's, or a file of the store is not sound.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        files: StoreFiles,
+        name: str,
+        base: Pathlike | None,
+        lam: float | None,
+        *,
+        calibrated: bool = True,
+    ) -> None:
+        manifest = files.manifest
+        if name not in manifest.models:
+            known = ", ".join(sorted(manifest.models))
+            raise ValueError(f"{store}: holds no model {name!r}; it holds {known}")
+        self.lam = manifest.lam if lam is None else number("retrieve", "lam", lam)
+        self.base = open_base(store, manifest, base)
+        self._store, self._manifest, self.rules = store, manifest, manifest.rules
+        self._name, self._model = name, manifest.models[name]
+        if not calibrated:
+            self._model = dataclasses.replace(self._model, lams={})
+        self._sums = Stored(files, manifest.bucket(name))
+        self._exact, self._residual = files.exact[name], files.residual.get(name)
+        self._slots = files.slots(name)
+        self._work = Workspace()
+        # What has not been written to since the store was made needs no hashing.
+        self._unknown = stamps(self.base) != manifest.base_stamps
+
+    def to_files(self, out: Pathlike, *, force: bool, show: bool, log: bool = True) -> Path:
+        """Writes the model as a checkpoint with the base's layout."""
+        target = check_output(out, force=force, inputs=[self._store, self.base.path])
+        shards, metadata = layout_of(self.base, target)
+        names = [info.name for tensors in shards.values() for info in tensors]
+        with output(target, shards, metadata, force=force, copy_from=self.base.folder) as writer:
+            self.run(names, writer.write, show)
+        if log:
+            self._log(str(target))
+        return target
+
+    def to_memory(self, *, show: bool) -> dict[str, torch.Tensor]:
+        """The model as a state dict."""
+        found = {
+            info.name: torch.empty(info.shape, dtype=TORCH[info.dtype]) for info in self.base.tensors.values()
+        }
+        self.run(list(found), functools.partial(_keep, found), show)
+        self._log(None)
+        return found
+
+    def run(self, names: list[str], sink: Sink, show: bool) -> None:
+        """Gives the model's tensors of these names to ``sink``, part by part, from several threads."""
+        label = f"retrieve {self._name}"
+        with progress(label, self.base.nbytes, show) as advance, Workers(advance) as workers:
+            for name in names:
+                if self._unknown:
+                    workers.aside(functools.partial(self._verify, name))
+                self._start(workers, name, sink)
+
+    def _start(self, workers: Workers, name: str, sink: Sink) -> None:
+        rule = self._manifest.rules[name]
+        if rule.rule != SUPERPOSED:
+            home = self.base if rule.rule == BASE else self._exact
+            workers.part(functools.partial(_copy, home, name, sink))
+            return
+        place = self._slots[name]
+        patch = None
+        if self._residual is not None:
+            patch = workers.begin(functools.partial(read_patch, self._residual, name, rule))
+        for start, shape in _parts(rule):
+            job = functools.partial(self._retrieve, name, place, start, shape, sink, patch)
+            (workers.part if rule.dim else workers.alone)(job)
+
+    def whole(self, name: str) -> torch.Tensor:
+        """One superposed tensor without its residual, retrieved by the calling thread alone."""
+        rule, place = self._manifest.rules[name], self._slots[name]
+        found = torch.empty(rule.shape, dtype=TORCH[rule.dtype])
+        for start, shape in _parts(rule):
+            self._retrieve(name, place, start, shape, functools.partial(_keep, {name: found}))
+        return found
+
+    def _retrieve(
+        self,
+        name: str,
+        place: str,
+        start: int,
+        shape: tuple[int, ...],
+        sink: Sink,
+        patch: Future[Patch | None] | None = None,
+    ) -> int:
+        rule = self._manifest.rules[name]
+        dtype = TORCH[rule.dtype]
+        tuned = ops.retrieve(
+            self.base.read(name, self._work.get("base", shape, dtype), start),
+            self._sums.part(place, start, shape),
+            key(self._model.seed, "signs", self._name, name),
+            lam=self._model.lam(name, self.lam),
+            transform=self._manifest.transform_of(name),
+            dim=input_axis(rule),
+            out=self._work.get("tuned", shape, dtype),
+        )
+        if patch is not None and (own := patch.result()) is not None:
+            own.part(start, tuned.numel()).put(tuned)
+        sink(name, tuned, start)
+        return tuned.nbytes
+
+    def _verify(self, name: str) -> int:
+        if tensor_digest(self.base, name) != self._manifest.digests[name]:
+            raise ValueError(f"{self.base.path}: not the base of {self._store}: tensor {name!r} differs")
+        return 0
+
+    def _log(self, out: str | None) -> None:
+        base = str(self.base.path)
+        append_log(self._store, "retrieve", model=self._name, out=out, base=base, lam=self.lam)
+
+
+def _parts(rule: Rule) -> Iterator[tuple[int, tuple[int, ...]]]:
+    return cut(rule, 2 * ITEMSIZE[rule.dtype] + 4)
+
+
+def _keep(found: dict[str, torch.Tensor], name: str, part: torch.Tensor, start: int) -> None:
+    found[name].view(-1)[start : start + part.numel()] = part.view(-1)
+
+
+def _copy(home: Checkpoint, name: str, sink: Sink) -> int:
+    sink(name, home.tensor(name), 0)
+    return home.tensors[name].nbytes
