@@ -34,7 +34,7 @@ from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import Workspace
 from pydelta.core.mask_names import RANDOM
-from pydelta.core.masks import Ready
+from pydelta.core.masks import KernelMask
 from pydelta.core.random import key
 from pydelta.ops import merge_into, retrieve
 from pydelta.superposition.format.files import StoreFiles
@@ -164,7 +164,7 @@ class _Fit:
             for tensor, layer in calibration.layers.items()
         }
 
-    def _mask(self, tensor: str, workers: Workers) -> Future[Ready] | None:
+    def _mask(self, tensor: str, workers: Workers) -> Future[KernelMask] | None:
         """Begins the mask that has taken the smaller or larger elements of the delta, if any."""
         masking = self._manifest.masking
         if masking.mask in (None, RANDOM):
@@ -177,7 +177,7 @@ class _Fit:
         found: list[_Norms],
         tensor: str,
         layer: LayerStatistics,
-        mask: Future[Ready] | None,
+        mask: Future[KernelMask] | None,
         start: int,
         shape: tuple[int, ...],
     ) -> int:

@@ -16,7 +16,7 @@ from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import Workspace, check_finite
 from pydelta.core.check import compute_dtype
-from pydelta.core.masks import Ready
+from pydelta.core.masks import KernelMask
 from pydelta.core.quantized import Quantized
 from pydelta.core.random import Key, key
 from pydelta.ops import merge_into, quantize, superpose
@@ -66,7 +66,7 @@ class DeltaSummer:
         norms = self._norms[model][tensor]
         return Loss(_six(x.delta for x in norms), _six(x.lost for x in norms))
 
-    def masks(self, sources: Mapping[str, str], workers: Workers) -> dict[str, Future[Ready]]:
+    def masks(self, sources: Mapping[str, str], workers: Workers) -> dict[str, Future[KernelMask]]:
         """Begins the masks of the deltas that are summed in one place.
 
         A worker that needs one waits for it: it was begun before, so it is done or on its way.

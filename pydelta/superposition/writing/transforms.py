@@ -27,7 +27,7 @@ from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.workers import Workers
 from pydelta.core.check import compute_dtype
 from pydelta.core.mask_names import RANDOM
-from pydelta.core.masks import RandomMask, Ready
+from pydelta.core.masks import KernelMask, RandomMask
 from pydelta.core.quantized import Quantized
 from pydelta.core.random import Key, key
 from pydelta.superposition.format.form import StorageForm
@@ -126,7 +126,7 @@ class TransformChooser:
         masking, seed = self._options.masking, self._options.seed
         if masking.keep is None:
             return delta
-        mask: Ready = RandomMask(masking.keep, key(seed, "mask", model, name))
+        mask: KernelMask = RandomMask(masking.keep, key(seed, "mask", model, name))
         if masking.mask != RANDOM:
             drop = masking.drop_large or 0.0
             mask = ops.magnitude_threshold(delta, keep=masking.keep, drop_large=drop)

@@ -10,8 +10,6 @@
 
 namespace PYDELTA_NAMESPACE {
 
-// Elements that are counted together.
-constexpr int64_t kChunk = int64_t(1) << 16;
 // At most so many elements are looked at to choose a band, one in kSampled or fewer.
 constexpr int64_t kSample = int64_t(1) << 14, kSampled = 64;
 

@@ -1,6 +1,6 @@
 // Random numbers in vectors: Philox on many blocks at once, and what lies below a bound as packed bits.
 #pragma once
-#include "../core/philox.h"
+#include "../../core/philox.h"
 #include "signs.h"
 
 namespace PYDELTA_NAMESPACE {

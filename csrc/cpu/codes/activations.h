@@ -4,8 +4,6 @@
 
 namespace PYDELTA_NAMESPACE {
 
-using pydelta_cpu::Activations;
-
 // a * b + c, in one rounding where the instruction set has it: products are held to a tolerance, not to bits.
 PYDELTA_INLINE inline Vec<float> multiply_add(Vec<float> a, Vec<float> b, Vec<float> c) {
 #if defined(__AVX512F__)

@@ -2,7 +2,7 @@
 // the four codes of a weight choose among them. A lookup and an addition do the work of four multiply-adds,
 // for 16 output features at a time. (The idea of tables is T-MAC's and LUT-GEMM's; theirs are quantised.)
 #pragma once
-#include "product.h"
+#include "activations.h"
 
 #if defined(__AVX512F__)
 namespace PYDELTA_NAMESPACE {

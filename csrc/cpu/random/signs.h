@@ -4,14 +4,12 @@
 #include <cstdlib>
 #include <new>
 
-#include "../core/philox.h"
-#include "../core/transform.h"
-#include "kernels.h"
-#include "simd.h"
+#include "../../core/philox.h"
+#include "../../core/transform.h"
+#include "../kernels.h"
+#include "../simd/simd.h"
 
 namespace PYDELTA_NAMESPACE {
-
-using pydelta_cpu::Axis;
 
 // Elements of a tile where the transform does not ask for more: a few vectors' worth of work, in L1.
 constexpr int64_t kTile = 4096;

@@ -2,7 +2,7 @@
 #pragma once
 #include <functional>
 
-#include "kernels.h"
+#include "../kernels.h"
 #include "walk.h"
 
 namespace PYDELTA_NAMESPACE {
@@ -26,8 +26,7 @@ void for_row_blocks(int64_t rows, int64_t n, int64_t bytes, int threads, const B
 }
 
 // Superposes block by block, each handed to `use`.
-void superpose_blocks(const pydelta_cpu::Superposed& models, int64_t rows, int64_t n, int threads,
-                      const RowBlock& use);
+void superpose_blocks(const Superposed& models, int64_t rows, int64_t n, int threads, const RowBlock& use);
 
 // Retrieves from a Hadamard superposition block by block, each asked for from `fill`.
 void retrieve_blocks(const void* base, void* out, int dtype, int out_dtype, int64_t rows, int64_t n, Key key,

@@ -3,10 +3,10 @@
 // An op says how a vector of elements is loaded and how transformed ones are stored; everything about
 // shapes, signs, threads and the ends of rows is here.
 #pragma once
-#include "../core/transform.h"
+#include "../../core/transform.h"
+#include "../random/signs.h"
 #include "fwht.h"
 #include "parallel.h"
-#include "signs.h"
 
 namespace PYDELTA_NAMESPACE {
 

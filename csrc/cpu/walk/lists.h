@@ -2,15 +2,14 @@
 #pragma once
 #include <vector>
 
-#include "kernels.h"
+#include "../kernels.h"
+#include "../simd/wide.h"
 #include "parallel.h"
 #include "walk.h"
-#include "wide.h"
 
 namespace PYDELTA_NAMESPACE {
 
-// pydelta/core/lists.py holds the same numbers.
-constexpr int64_t kChunk = 65536;
+// pydelta/core/lists.py holds the same number.
 constexpr int kSumLanes = 1024;
 
 struct Chunk {
@@ -18,7 +17,7 @@ struct Chunk {
   int64_t start, count;
 };
 
-inline std::vector<Chunk> chunks_of(const pydelta_cpu::Lists& lists) {
+inline std::vector<Chunk> chunks_of(const Lists& lists) {
   std::vector<Chunk> chunks;
   for (int t = 0; t < lists.tensors; ++t) {
     for (int64_t start = 0; start < lists.numels[t]; start += kChunk) {
@@ -28,7 +27,7 @@ inline std::vector<Chunk> chunks_of(const pydelta_cpu::Lists& lists) {
   return chunks;
 }
 
-inline int64_t elements_of(const pydelta_cpu::Lists& lists) {
+inline int64_t elements_of(const Lists& lists) {
   int64_t all = 0;
   for (int t = 0; t < lists.tensors; ++t) all += lists.numels[t];
   return all;

@@ -1,11 +1,9 @@
 // What the kernels of low-bit codes share: looking up levels, and the bits of codes.
 #pragma once
-#include "kernels.h"
-#include "walk.h"
+#include "../kernels.h"
+#include "../walk/walk.h"
 
 namespace PYDELTA_NAMESPACE {
-
-using pydelta_cpu::Codes;
 
 // The codes of some of the rows.
 inline Codes rows_of(Codes q, int64_t first, int64_t count) {

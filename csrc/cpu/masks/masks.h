@@ -1,8 +1,8 @@
 // What a mask leaves of the deltas in a tile: packed bits, an interval of magnitudes, or factors.
 #pragma once
-#include "../core/mask.h"
-#include "kernels.h"
-#include "random_bits.h"
+#include "../../core/mask.h"
+#include "../kernels.h"
+#include "../random/random_bits.h"
 
 namespace PYDELTA_NAMESPACE {
 
@@ -145,9 +145,9 @@ struct TensorMask {
   C factor;
   const void* const* tables;
 
-  explicit TensorMask(const pydelta_cpu::Mask& mask)
+  explicit TensorMask(const Mask& mask)
       : kind(MaskKind(mask.kind)),
-        stream({mask.seed, mask.stream}),
+        stream(mask.key),
         below(mask.below),
         factor(kind == MaskKind::random ? C(mask.factor) : C(1)),
         tables(mask.tables) {}

@@ -2,8 +2,8 @@
 #pragma once
 #include <cmath>
 
+#include "../walk/walk.h"
 #include "masks.h"
-#include "walk.h"
 
 namespace PYDELTA_NAMESPACE {
 

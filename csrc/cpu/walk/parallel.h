@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "../core/types.h"
+#include "../../core/types.h"
 
 namespace PYDELTA_NAMESPACE {
 
@@ -14,6 +14,10 @@ constexpr int64_t kGrainBytes = int64_t(1) << 19;
 
 // A result of this size would throw everything else out of the cache, so it is written around it.
 constexpr int64_t kAroundBytes = int64_t(1) << 23;
+
+// Elements that are worked on together, of a tensor in a list or of a large group; pydelta/core/lists.py
+// holds the same number, for sums of squares run in its order.
+constexpr int64_t kChunk = int64_t(1) << 16;
 
 // body(i) for i = 0 .. count - 1, each about `bytes` of memory traffic. Pieces do not depend on the
 // number of threads, and neither do results.

@@ -1,7 +1,7 @@
 // The Walsh-Hadamard transform of one block, in natural order, stages h = 1, 2, 4, ... ascending:
 // every element is then the same tree of sums on every backend, and so the same bits.
 #pragma once
-#include "simd.h"
+#include "../simd/simd.h"
 
 namespace PYDELTA_NAMESPACE {
 

@@ -3,7 +3,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "../core/types.h"
+#include "../../core/types.h"
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
