@@ -1,12 +1,16 @@
-"""Prints, as JSON, the machine that gpu.py measures, its GPU and driver, the versions and the commit."""
+"""Prints, as JSON, the machine that run.py measures, its GPU and driver, the versions and the commit."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # bench/: modules are named from there
 from summary import commit, machine, versions
 
 

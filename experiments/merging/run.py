@@ -1,7 +1,7 @@
-"""Accuracy after pruning and merging, on real fine-tunes: the pictures and numbers in docs/quality.
+"""Accuracy after pruning and merging, on real fine-tunes: the pictures and numbers in docs/results.
 
-    python bench/quality.py --family digits --out docs/quality
-    python bench/quality.py --family FOLDER --tuned DIR --out docs/quality
+    python experiments/merging/run.py --family digits --out docs/results
+    python experiments/merging/run.py --family FOLDER --tuned DIR --out docs/results
 
 FOLDER holds a ``finetune.py`` as ``families.Sentences`` wants it, DIR what that wrote.
 """
@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import quality_pictures
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # experiments/: modules are named from there
 from families import Family, Weights, digits, sentences
+from merging import pictures
 
 import pydelta
 from pydelta.calibration import Calibration
@@ -53,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--family", default="digits")
     parser.add_argument("--tuned", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("docs/quality"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--sentences", type=int, help="of each task that are scored; default: all")
     parser.add_argument("--seed", type=int, default=42)
     arguments = parser.parse_args()
@@ -80,7 +83,7 @@ def main() -> None:
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / f"{family.name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    quality_pictures.draw(result, arguments.out)
+    pictures.draw(result, arguments.out)
 
 
 def pruning(family: Family, tuned: dict[str, float], seed: int) -> dict[str, Any]:

@@ -1,22 +1,24 @@
-"""What the dials of a store pay on real fine-tunes, accuracy against bytes: docs/quality/FAMILY-dials.*
+"""What the dials of a store pay on real fine-tunes, accuracy against bytes: docs/results/FAMILY-dials.*
 
-    python bench/quality_dials.py --family digits --out docs/quality
-    python bench/quality_dials.py --family FOLDER --tuned DIR [DIR ...] --out docs/quality
+    python experiments/stores/dials.py --family digits --out docs/results
+    python experiments/stores/dials.py --family FOLDER --tuned DIR [DIR ...] --out docs/results
 
-FOLDER and the DIRs are as ``quality_bits.py`` wants them. Every point is a store on disk: its bits are those
+FOLDER and the DIRs are as ``bits.py`` wants them. Every point is a store on disk: its bits are those
 of its sums, codes, scales and residuals over parameters and models, without tensors that are kept exactly.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import dials_picture
-from bits_proof import Proof
-from quality_run import Run, parser_of
+sys.path.insert(0, str(Path(__file__).parents[1]))  # experiments/: modules are named from there
+from stores import dials_picture
+from stores.proof import Proof
+from stores.scored_run import Run, parser_of
 
 import pydelta
 from pydelta import Superposition, save_checkpoint

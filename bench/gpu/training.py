@@ -1,4 +1,4 @@
-"""Steps of gpu_models.py on training: optimizers over 1 B parameters, VeRA; and the cost of a small call."""
+"""Steps of models.py on training: optimizers over 1 B parameters, VeRA; and the cost of a small call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import torch
 from bench_calls import CALLS
 from bench_vera_linear import adapted, peft_layer, runner
-from gpu_lab import Lab
+from gpu.lab import Lab
 from harness import KIB, Run
 
 import pydelta

@@ -1,4 +1,4 @@
-"""Steps of gpu_models.py on weights: eight models superposed, one retrieved, merged, swapped and served."""
+"""Steps of models.py on weights: eight models superposed, one retrieved, merged, swapped and served."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from gpu_lab import MODELS, NAMES, Lab
+from gpu.lab import MODELS, NAMES, Lab
 from harness import Run
 from torch import nn
 from torch.nn.functional import linear

@@ -1,4 +1,4 @@
-"""The picture of ``quality_bits.py``: accuracy against bits, and as models are added."""
+"""The picture of ``bits.py``: accuracy against bits, and as models are added."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     """Two panels, 1400 pixels wide.
 
     Args:
-        result: what ``quality_bits.py`` writes as JSON.
+        result: what ``bits.py`` writes as JSON.
     """
     figure = Figure(figsize=(14, 6.6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,4 +1,4 @@
-"""What a GPU is to reach, judged over the results of gpu.py, and which backend is faster at each op."""
+"""What a GPU is to reach, judged over the results of run.py, and which backend is faster at each op."""
 
 from __future__ import annotations
 

@@ -7,10 +7,21 @@ from collections.abc import Callable, Iterator, Mapping
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-import bits_methods
 import torch
-from bits_methods import RATES, Alone, Together
 from families import Family, Weights
+from stores.methods import (
+    OURS,
+    RATES,
+    Alone,
+    Together,
+    bitdelta,
+    dare,
+    individual,
+    magnitude,
+    nearest,
+    ours,
+    randes,
+)
 
 import pydelta
 from pydelta import key
@@ -58,9 +69,8 @@ class Proof:
 
     def alone(self, count: int) -> Iterator[dict[str, Any]]:
         """What keeps each model by itself: the number of models does not matter."""
-        make = bits_methods
-        methods: list[Alone] = [make.individual(), make.bitdelta(), *map(make.nearest, (2, 4, 8))]
-        methods += [method(rate) for method in (make.magnitude, make.dare) for rate in RATES]
+        methods: list[Alone] = [individual(), bitdelta(), *map(nearest, (2, 4, 8))]
+        methods += [method(rate) for method in (magnitude, dare) for rate in RATES]
         models = self.sample(self.models(count))
         for method in methods:
 
@@ -75,9 +85,9 @@ class Proof:
 
     def together(self, counts: list[int]) -> Iterator[dict[str, Any]]:
         for count in counts:
-            yield self.buckets(bits_methods.randes(count), count)
-        for transform, rate in itertools.product(bits_methods.OURS, RATES):
-            method = bits_methods.ours(rate, transform)
+            yield self.buckets(randes(count), count)
+        for transform, rate in itertools.product(OURS, RATES):
+            method = ours(rate, transform)
             if method.models == 1:
                 yield self.buckets(method, max(counts)) | {"models": None}
                 continue

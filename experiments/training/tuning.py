@@ -1,4 +1,4 @@
-"""What ``saft.py`` tunes by five optimizers: the demo's digit networks, or a folder's sentence encoders."""
+"""What ``run.py`` tunes by five optimizers: the demo's digit networks, or a folder's sentence encoders."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """One call on a machine with an NVIDIA GPU: builds, tests, looks for memory errors, measures, reports.
 
-python bench/gpu.py [--only build tests sanitizer ops models] [--out FOLDER] [--dry-run]
+python bench/gpu/run.py [--only build tests sanitizer ops models] [--out FOLDER] [--dry-run]
 
 Needs torch, Triton, nvcc, pybind11, setuptools, pytest, pytest-benchmark and hypothesis, and no network.
 Writes gpu.json (the machine, what ran, every result) and a log for each part to --out, $OUT or build/gpu,
 after every job: one that fails or runs out of its time loses no other. gpu.txt, the tables and targets, comes
-last; gpu_report.py makes it from a gpu.json.
+last; report.py makes it from a gpu.json.
 --device cpu --quick runs the same on a CPU in tiny shapes, as a check of this script.
 """
 
@@ -25,8 +25,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-BENCH = ROOT / "bench"
+BENCH = Path(__file__).parents[1]
+ROOT = BENCH.parent
+sys.path.insert(0, str(BENCH))  # modules are named from there
 PARTS = ("build", "tests", "sanitizer", "ops", "models")
 OPS = (
     *("hadamard", "rotate", "sign_flip", "retrieve", "superpose", "merge_into", "mask_rescale"),
@@ -103,7 +104,7 @@ def tests(options: argparse.Namespace, python: str, scratch: Path) -> Iterator[J
 def sanitizer(options: argparse.Namespace, python: str, scratch: Path) -> Iterator[Job]:
     """Each of torch's tensors has an allocation of its own, so that an access beside it is seen."""
     if options.device == "cpu":
-        yield Job("sanitizer", "none", (python, "gpu_small.py", "--device", "cpu", "--backend", "cpu"), 120)
+        yield Job("sanitizer", "none", (python, "gpu/small.py", "--device", "cpu", "--backend", "cpu"), 120)
         return
     home = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
     path = os.pathsep.join([os.environ["PATH"], str(home / "bin"), str(home / "compute-sanitizer")])
@@ -112,7 +113,7 @@ def sanitizer(options: argparse.Namespace, python: str, scratch: Path) -> Iterat
     for tool in TOOLS:
         for backend in options.backends:
             flags = ("--tool", tool, "--error-exitcode", "9", "--print-limit", "20")
-            command = (watch, *flags, python, "gpu_small.py", "--backend", backend)
+            command = (watch, *flags, python, "gpu/small.py", "--backend", backend)
             yield Job("sanitizer", f"{tool} {backend}", command, 420, environment=apart)
 
 
@@ -146,7 +147,7 @@ def ops(options: argparse.Namespace, python: str, scratch: Path) -> Iterator[Job
 def models(options: argparse.Namespace, python: str, scratch: Path) -> Iterator[Job]:
     results = scratch / "models.json"
     flags = ("--device", options.device, *(("--quick",) if options.quick else ()), "--out", str(results))
-    yield Job("models", "all", (python, "gpu_models.py", *flags), 540, results)
+    yield Job("models", "all", (python, "gpu/models.py", *flags), 540, results)
 
 
 def execute(job: Job, log: Path, limit: float) -> dict[str, Any]:
@@ -190,7 +191,7 @@ def waited(process: subprocess.Popen[bytes], limit: float) -> bool:
 
 def facts(options: argparse.Namespace) -> dict[str, Any]:
     """Of the machine; before the package is built, why there are none."""
-    command = [sys.executable, str(BENCH / "gpu_facts.py")]
+    command = [sys.executable, str(BENCH / "gpu" / "facts.py")]
     done = subprocess.run(command, cwd=BENCH, capture_output=True, text=True, check=False)
     found = json.loads(done.stdout) if done.returncode == 0 else {"machine": {"unknown": done.stderr[-500:]}}
     return found | ({"commit": options.commit} if options.commit else {})
@@ -206,12 +207,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.dry_run:
         print("\n".join(f"[{job.part}, {job.limit:g} s] {job}" for job in chosen))
         return 0
-    import gpu_report
+    from gpu.report import Report
 
     options.out.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(exist_ok=True)
     start = time.monotonic()
-    report = gpu_report.Report(options.out, facts(options))
+    report = Report(options.out, facts(options))
     for job in chosen:
         left = options.within - (time.monotonic() - start) - GRACE
         if left <= 0:

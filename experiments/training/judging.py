@@ -1,4 +1,4 @@
-"""How a family of fine-tunes takes merging and superposing: the columns of ``saft.py``."""
+"""How a family of fine-tunes takes merging and superposing: the columns of ``run.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture of ``quality_dials.py``: accuracy against bits, one panel for each number of models."""
+"""The picture of ``dials.py``: accuracy against bits, one panel for each number of models."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bits_pictures import bits_axis, dress
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from stores.bits_pictures import bits_axis, dress
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; markers differ as well.
 STYLE: dict[str, dict[str, Any]] = {
@@ -29,7 +29,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     """1500 pixels wide.
 
     Args:
-        result: what ``quality_dials.py`` writes as JSON.
+        result: what ``dials.py`` writes as JSON.
     """
     figure = Figure(figsize=(15, 6.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,12 +1,12 @@
 r"""Does training decide how well a delta merges? Five optimizers, six merges, superposition; three seeds.
 
-    python bench/saft.py --epochs 8 --out OUT
-    python bench/saft.py --family FOLDER --work DIR --epochs 2 --sentences 1000 --score 150 --choice 60 \
-        --out OUT
+    python experiments/training/run.py --epochs 8 --out OUT
+    python experiments/training/run.py --family FOLDER --work DIR --epochs 2 --sentences 1000 \
+        --score 150 --choice 60 --out OUT
 
 Every model starts from one base and sees the same batches in the same order. Merges choose their coefficient
-on inputs apart from the test. Writes OUT/quality/saft-digits.json, OUT/images/saft-digits.png and the tables
-of OUT/saft.md; for a FOLDER with a finetune.py the same with "sentences". What was tuned and judged there
+on inputs apart from the test. Writes OUT/results/saft-digits.json, saft-digits.png and the tables
+of OUT/results/training.md; for a FOLDER with a finetune.py the same with "sentences". What was tuned and judged there
 stays in DIR, so a run that was cut off goes on; with --optimizers several processes share the work.
 """
 
@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import saft_report
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # experiments/: modules are named from there
 from families import sentences
-from saft_judging import judged
-from saft_tuning import Costs, SentenceTuning, digits_families
+from training import report
+from training.judging import judged
+from training.tuning import Costs, SentenceTuning, digits_families
 
 
 def main() -> None:
@@ -41,7 +44,7 @@ def main() -> None:
         "torch": torch.__version__,
         "runs": runs,
     }
-    saft_report.write(result, arguments.out)
+    report.write(result, arguments.out)
 
 
 def parsed() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""The pictures of ``quality.py``: accuracy against keep, and against the number of merged tasks."""
+"""The pictures of ``run.py``: accuracy against keep, and against the number of merged tasks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-
-# Okabe and Ito's palette, which colour-blind readers tell apart; markers differ as well.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-MARKERS = "os^Dv<>p"
+from style import COLOURS, MARKERS
 
 
 def draw(result: Mapping[str, Any], folder: Path) -> None:
     """Writes FAMILY-pruning.png and FAMILY-merging.png, 1100 pixels wide.
 
     Args:
-        result: what ``quality.py`` writes as JSON.
+        result: what ``run.py`` writes as JSON.
     """
     family, tasks = result["family"], len(result["tuned"])
     pruning, merging = result["pruning"], result["merging"]

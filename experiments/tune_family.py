@@ -1,6 +1,6 @@
 """Further fine-tunes of a family's tasks, one for each seed: what the quality scripts need for many models.
 
-    python bench/tune_family.py --family FOLDER --out DIR --seeds 2
+    python experiments/tune_family.py --family FOLDER --out DIR --seeds 2
 
 Every seed draws its own sentences, order and head. DIR/TASK-SEED gets model.safetensors and head.safetensors;
 what is there already is left alone, so a run that was cut off goes on.

@@ -1,6 +1,6 @@
 """What every CUDA and Triton kernel takes of a multiprocessor, compiled ahead of time: no GPU is needed.
 
-python bench/kernel_report.py      writes bench/results/kernels.json and the table in docs/gpu.md
+python bench/gpu/kernel_report.py      writes bench/results/kernels.json and the table in docs/gpu.md
 
 Registers are of a thread; stack, spilled (stored and loaded) and shared are bytes. Shared memory is what a
 CUDA kernel declares, without what its launch adds, and all of a Triton kernel's. Every CUDA kernel is listed;
@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULT, PAGE = ROOT / "bench" / "results" / "kernels.json", ROOT / "docs" / "gpu.md"
-MARKS = "<!-- written by bench/kernel_report.py -->", "<!-- end -->"
+MARKS = "<!-- written by bench/gpu/kernel_report.py -->", "<!-- end -->"
 ARCHITECTURES = ("80", "90")
 HEAD = ("op", "kernel", "forms", "threads", "registers, sm_80", "sm_90", "shared KiB", "warps of 64")
 

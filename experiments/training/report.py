@@ -1,4 +1,4 @@
-"""The table and the picture of ``saft.py``."""
+"""The table and the picture of ``run.py``."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from quality_pictures import COLOURS, MARKERS
+from style import COLOURS, MARKERS
 
 Cells = dict[str, dict[str, list[float]]]
 
 
 def write(result: Mapping[str, Any], out: Path) -> None:
-    """OUT/quality/saft-FAMILY.json, OUT/images/saft-FAMILY.png, and the family's tables in OUT/saft.md, whose
-    text is written by hand."""
+    """OUT/results/saft-FAMILY.json and .png, and the family's tables in OUT/results/training.md, whose text is
+    written by hand."""
     family = result["family"]
-    for folder in ("quality", "images"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    (out / "quality" / f"saft-{family}.json").write_text(json.dumps(result, indent=1) + "\n")
-    draw(cells_of(result), out / "images" / f"saft-{family}.png", family)
-    page = out / "saft.md"
+    path = out / "results" / f"saft-{family}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    draw(cells_of(result), path.with_suffix(".png"), family)
+    page = out / "results" / "training.md"
     text = page.read_text() if page.exists() else "# Which training makes deltas that merge\n"
     page.write_text(with_tables(text, result))
 

@@ -1,6 +1,6 @@
 """Every kernel of a backend once or more, on small shapes, beside the reference: what the sanitizer watches.
 
-python bench/gpu_small.py [--backend cuda triton] [--device cuda]
+python bench/gpu/small.py [--backend cuda triton] [--device cuda]
 
 Shapes have whole and ragged vectors, one and several tiles, blocks within a warp, within a thread block and
 the longest; lists have empty and odd tensors. Results are compared bit for bit, products to a tolerance.

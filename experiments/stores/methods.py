@@ -1,4 +1,4 @@
-"""What ``quality_bits.py`` compares: ways to keep many fine-tunes in few bits, on one matrix at a time."""
+"""What ``bits.py`` compares: ways to keep many fine-tunes in few bits, on one matrix at a time."""
 
 from __future__ import annotations
 

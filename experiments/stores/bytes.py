@@ -1,6 +1,6 @@
 """The bytes of a store of many fine-tunes of a 22.7 M-parameter encoder, beside those of one bf16 checkpoint.
 
-    python bench/store_bytes.py [--models 32] [--dtype fp32]
+    python experiments/stores/bytes.py [--models 32] [--dtype fp32]
 
 Bytes depend on shapes, dtype and rate alone, so random weights will do.
 """

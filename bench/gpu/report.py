@@ -1,4 +1,4 @@
-"""What gpu.py writes: gpu.json and gpu.txt. Run with a gpu.json as argument it prints that run's tables."""
+"""What run.py writes: gpu.json and gpu.txt. Run with a gpu.json as argument it prints that run's tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpu_targets import choices, judged
+sys.path.insert(0, str(Path(__file__).parents[1]))  # bench/: modules are named from there
+from gpu.targets import choices, judged
 from summary import Result, duration, rounded, table
 
 

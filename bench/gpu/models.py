@@ -1,6 +1,6 @@
 """Whole models in the shapes of a 7 B Llama in bf16, and optimizer steps over 1 B parameters.
 
-python bench/gpu_models.py [--device cuda] [--quick] [--only superpose retrieve ...] [--out FILE.json]
+python bench/gpu/models.py [--device cuda] [--quick] [--only superpose retrieve ...] [--out FILE.json]
 
 Everything is made on the device. A step that fails is reported and the others go on; the file is written
 after every step. --quick takes tiny shapes, for a look at the script itself, on a CPU too.
@@ -14,17 +14,16 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import gpu_training
-import gpu_weights
 import torch
-from gpu_lab import Lab
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # bench/: modules are named from there
+from gpu import training, weights
+from gpu.lab import Lab
 from summary import table, write
 
 Step = Callable[[Lab], None]
 
-STEPS: dict[str, Step] = {
-    step.__name__: step for step in (*gpu_weights.STEPS, *gpu_training.STEPS, gpu_weights.graphs)
-}
+STEPS: dict[str, Step] = {step.__name__: step for step in (*weights.STEPS, *training.STEPS, weights.graphs)}
 """In their order. A capture that fails can leave a stream unusable, so graphs come last."""
 
 
@@ -50,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.exit(1, "gpu_models.py: error: torch sees no CUDA device\n")
+        parser.exit(1, "models.py: error: torch sees no CUDA device\n")
     lab = Lab(options.device, options.quick)
     chosen = {name: step for name, step in STEPS.items() if name in options.only}
     failed = [*run(lab, chosen, options.out)]

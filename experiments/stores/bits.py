@@ -1,7 +1,7 @@
-"""Accuracy against bits per parameter and model, on real fine-tunes: docs/quality/FAMILY-bits.json and .png.
+"""Accuracy against bits per parameter and model, on real fine-tunes: docs/results/FAMILY-bits.json and .png.
 
-    python bench/quality_bits.py --family digits --out docs/quality
-    python bench/quality_bits.py --family FOLDER --tuned DIR [DIR ...] --out docs/quality
+    python experiments/stores/bits.py --family digits --out docs/results
+    python experiments/stores/bits.py --family FOLDER --tuned DIR [DIR ...] --out docs/results
 
 FOLDER holds a ``finetune.py`` as ``families.Sentences`` wants it, the DIRs what that and ``tune_family.py``
 wrote. Matrices are kept in few bits, all else exactly. Where a count asks for more models than are tuned,
@@ -10,13 +10,16 @@ their deltas go in again, under other seeds of the transform.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from statistics import fmean
 
-import bits_methods
-import bits_pictures
 import torch
-from bits_methods import RATES
-from quality_run import Run, parser_of
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # experiments/: modules are named from there
+from stores import bits_pictures
+from stores.methods import RATES, ours
+from stores.scored_run import Run, parser_of
 
 from pydelta import key
 from pydelta.core.levels import DISTORTIONS
@@ -36,7 +39,7 @@ def gaussian(seed: int) -> list[dict[str, float]]:
     torch.manual_seed(seed)
     base, found = torch.zeros(512, 1024), []
     for rate in RATES:
-        method = bits_methods.ours(rate, "hadamard")
+        method = ours(rate, "hadamard")
         tuned = [torch.randn(base.shape) for _ in range(method.models)]
         keys = [key(seed, "signs", str(i)) for i in range(method.models)]
         summed = method.superpose(base, tuned, keys)

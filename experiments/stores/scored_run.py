@@ -1,4 +1,4 @@
-"""What ``quality_bits.py`` and ``quality_dials.py`` share: arguments, family, the JSON that they write."""
+"""What ``bits.py`` and ``dials.py`` share: arguments, family, the JSON that they write."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bits_proof import Proof
 from families import digits, sentences
+from stores.proof import Proof
 
 import pydelta
 
@@ -21,7 +21,7 @@ def parser_of(description: str | None, counts: Sequence[int]) -> argparse.Argume
     parser = argparse.ArgumentParser(description=description, formatter_class=form)
     parser.add_argument("--family", default="digits")
     parser.add_argument("--tuned", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, default=Path("docs/quality"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--counts", type=int, nargs="+", default=counts)
     parser.add_argument("--sample", type=int, default=16, help="models that are scored at each point")
     parser.add_argument("--sentences", type=int, help="of each task that are scored; default: all")
