@@ -16,8 +16,10 @@ Cells = dict[str, dict[str, list[float]]]
 
 
 def write(result: Mapping[str, Any], out: Path) -> None:
-    """OUT/results/saft-FAMILY.json and .png, and the family's tables in OUT/results/training.md, whose text is
-    written by hand."""
+    """OUT/results/saft-FAMILY.json and .png, and the family's tables in OUT/results/training.md.
+
+    The page's text is written by hand.
+    """
     family = result["family"]
     path = out / "results" / f"saft-{family}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
