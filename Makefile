@@ -2,9 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 2>/dev/null)
+CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.inc' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 2>/dev/null)
 # Rebuilt when the sources of the package change.
-SOURCES := $(shell find csrc pydelta triton_kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') \
+SOURCES := $(shell find csrc pydelta triton_kernels -name '*.h' -o -name '*.inc' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') \
 	setup.py pyproject.toml constraints.txt
 
 # Without a GPU nothing would run the CUDA extension: it is left out, and the suite builds it by itself.

@@ -94,7 +94,7 @@ class BuildKernels(build_ext):
                 include_dirs=[*include, *self.compiler.include_dirs, *self.include_dirs],
                 macros=macros,
                 extra_postargs=[*CXX_FLAGS, *flags],
-                depends=sorted(glob.glob("csrc/**/*.h", recursive=True)),
+                depends=sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/cpu/*.inc")),
             )
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:

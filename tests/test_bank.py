@@ -10,7 +10,7 @@ from serving import NAMES, Toy, family, state_of
 from tensors import assert_same_bits, raises
 
 from pydelta import save_checkpoint
-from pydelta.superposition.reading.bucket_reader import Stored
+from pydelta.superposition.reading.bucket_reader import BucketReader
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -46,8 +46,10 @@ def test_activate_gives_the_bits_of_retrieve(tmp_path, toy, resident, options):
 @pytest.mark.parametrize("options", [{}, {"bits": 1}])
 def test_what_models_share_is_mapped_once(tmp_path, toy, monkeypatch, options):
     store, _ = family(tmp_path, toy, **options)
-    bank, mapped, tensor = store.attach(toy), [], Stored.tensor
-    monkeypatch.setattr(Stored, "tensor", lambda self, place: mapped.append(place) or tensor(self, place))
+    bank, mapped, tensor = store.attach(toy), [], BucketReader.tensor
+    monkeypatch.setattr(
+        BucketReader, "tensor", lambda self, place: mapped.append(place) or tensor(self, place)
+    )
     for name in ("a", "b", "c"):
         bank.activate(name)
     assert mapped

@@ -1,4 +1,4 @@
-"""bench/gpu.py without a GPU: which commands it would run, and what it writes of them."""
+"""bench/gpu/run.py without a GPU: which commands it would run, and what it writes of them."""
 
 import importlib
 import json
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 BENCH = Path(__file__).parents[1] / "bench"
-MODULES = ("gpu", "gpu_report", "gpu_targets", "harness", "summary", "targets")
+MODULES = ("gpu", "gpu.run", "gpu.report", "gpu.targets", "harness", "summary", "targets")
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     pytest.importorskip("pytest_benchmark")
     monkeypatch.syspath_prepend(str(BENCH))
-    yield importlib.import_module("gpu")
+    yield importlib.import_module("gpu.run")
     for name in MODULES:
         sys.modules.pop(name, None)
 

@@ -1,37 +1,65 @@
-"""What the README shows in Python runs."""
+"""What the README shows runs, in Python and in the shell; so does what docs/training.md shows."""
 
 import copy
-import re
-from pathlib import Path
 
 import pytest
 import torch
-from serving import Toy, family
+from pages import ROOT, blocks, run_python, run_shell, save_family
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.S)
+import pydelta
 
-
-def run(code, **names):
-    exec(code.replace("4096, 4096", "64, 64").replace("block=256", "block=64"), names)
-    return names
-
-
-def test_the_ops():
-    found = run(BLOCKS[0])
-    delta, error = found["tuned"][0] - found["base"], found["a"] - found["tuned"][0]
-    assert error.norm() < 2 * delta.norm()
-    assert found["h"] is found["c"]
+RECIPE = """
+merge_method: ties
+base_model: base
+models:
+  - {model: math, parameters: {weight: 1, density: 0.5}}
+  - {model: code, parameters: {weight: 1, density: 0.5}}
+"""
 
 
-@pytest.mark.parametrize("block", BLOCKS[1:], ids=["serve", "train"])
-def test_serving_and_training(block, tmp_path, monkeypatch):
+def network():
+    return torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64)).eval()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    module = Toy().eval()
-    family(tmp_path, copy.deepcopy(module), ["cola", "sst2"])[0].path.rename("STORE")
-    ids = torch.arange(15).view(3, 5)
-    found = run(
-        "import torch, pydelta\n" + block, module=module, x=ids, loss_of=lambda y: y[0].square().mean()
-    )
-    assert found["module"] is module
-    assert (tmp_path / "task.safetensors").exists() == ("adapters" in found)
+    save_family(tmp_path, network(), ["math", "code", "law"])
+    return tmp_path
+
+
+def test_the_python_block(folder):
+    (block,) = blocks("README.md", "python")
+    names = {"module": network(), "x": torch.randn(3, 64)}
+    run_python(block[1], names)
+    assert names["y"].shape == (3, 64)
+    assert names["mixed"].name == "merged"
+    assert names["thin"].name == "pruned"
+
+
+def test_the_shell_block(folder):
+    (block,) = blocks("README.md", "sh")
+    (folder / "recipe.yml").write_text(RECIPE)
+    run_shell(block[1], folder)
+    for path in ("code-again", "merged", "pruned", "math.delta", "math-again"):
+        assert (folder / path).exists()
+
+
+def test_the_page_is_short():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 130
+    assert all(len(line) <= 100 for line in lines if not line.startswith("|"))
+
+
+def test_the_training_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    module = network()
+    before = copy.deepcopy(module.state_dict())
+    ((_, block),) = blocks("docs/training.md", "python")
+    names = {"torch": torch, "pydelta": pydelta, "module": module, "x": torch.randn(3, 64)}
+    names["loss_of"] = lambda y: y.square().mean()
+    run_python(block, names)
+    assert not names["optimizer"].param_groups[0]["params"][0].equal(before["0.weight"])
+    assert (tmp_path / "task.safetensors").exists()

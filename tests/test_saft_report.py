@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RESULTS = sorted((ROOT / "docs" / "quality").glob("saft-*.json"))
+RESULTS = sorted((ROOT / "docs" / "results").glob("saft-*.json"))
 
 
 @pytest.fixture
 def report(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "bench"))
-    return importlib.import_module("saft_report")
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    return importlib.import_module("training.report")
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=[path.stem for path in RESULTS])
 def test_the_page_shows_the_figures(report, path):
-    page = (ROOT / "docs" / "saft.md").read_text()
+    page = (ROOT / "docs" / "results" / "training.md").read_text()
     result = json.loads(path.read_text())
     assert report.with_tables(page, result) == page
-    assert f"images/{path.stem}.png" in page
+    assert f"({path.stem}.png)" in page
 
 
 def test_a_new_family_comes_last(report):

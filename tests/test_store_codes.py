@@ -10,8 +10,8 @@ from checkpoints import equal, family, listing, paths, sums
 import pydelta
 from pydelta import Superposition, save_checkpoint
 from pydelta.superposition.format import parts
-from pydelta.superposition.writing.buckets import spread
-from pydelta.superposition.writing.options import Dial
+from pydelta.superposition.writing.buckets import balance_into_buckets
+from pydelta.superposition.writing.options import FormArguments
 
 
 def make(folder, count, *, dtype=torch.float32, **options):
@@ -48,25 +48,25 @@ def noise(folder, count, *, rows=96, width=1024, sizes=None):
     ],
 )
 def test_the_rate_chooses_bits_and_buckets(rate, count, bits, buckets, room):
-    form, found = Dial(rate=rate).turn(count)
+    form, found = FormArguments(rate=rate).resolve(count)
     assert (form.bits, found, form.room) == (bits, buckets, room)
 
 
 def test_the_dial_by_hand():
-    assert Dial(bits=2, buckets=3).turn(7)[0].room == 3
-    assert Dial(bits=2).turn(7)[0].room == 7
-    assert Dial(buckets=3).turn(7) == (Dial().turn(7)[0], 3)
-    assert Dial(exact=True).turn(70)[0].room == 70
+    assert FormArguments(bits=2, buckets=3).resolve(7)[0].room == 3
+    assert FormArguments(bits=2).resolve(7)[0].room == 7
+    assert FormArguments(buckets=3).resolve(7) == (FormArguments().resolve(7)[0], 3)
+    assert FormArguments(exact=True).resolve(70)[0].room == 70
 
 
 def test_norms_balance_whatever_the_order():
     powers = {f"m{i}": float(i + 1) for i in range(8)}
-    found = spread(powers, 4)
-    assert found == spread(dict(reversed(powers.items())), 4)
+    found = balance_into_buckets(powers, 4)
+    assert found == balance_into_buckets(dict(reversed(powers.items())), 4)
     assert [len(names) for names in found] == [2] * 4
     assert {sum(powers[name] for name in names) for names in found} == {9.0}
-    assert [len(names) for names in spread(powers, 3)] == [3, 3, 2]
-    assert spread({"b": 1.0, "a": 1.0, "c": 1.0}, 3) == [("a",), ("b",), ("c",)]
+    assert [len(names) for names in balance_into_buckets(powers, 3)] == [3, 3, 2]
+    assert balance_into_buckets({"b": 1.0, "a": 1.0, "c": 1.0}, 3) == [("a",), ("b",), ("c",)]
 
 
 @pytest.mark.parametrize(

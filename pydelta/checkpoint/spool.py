@@ -15,7 +15,7 @@ from pydelta.checkpoint.writer import Writer
 _CHUNK = 1 << 22
 
 
-class Waiting:
+class Spool:
     """Keeps tensors whose number and sizes are known in the end alone, in a file without a name.
 
     A context manager: the file is gone when the block ends.
@@ -49,7 +49,7 @@ class Waiting:
                 self._file.readinto(buffer(part))
                 writer.write(info.name, part, start)
 
-    def __enter__(self) -> Waiting:
+    def __enter__(self) -> Spool:
         return self
 
     def __exit__(

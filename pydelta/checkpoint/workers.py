@@ -37,7 +37,7 @@ class Workers:
         threads = torch.get_num_threads()
         count = min(threads, _THREADS)
         self._advance = advance
-        self._room = 4 * count
+        self._capacity = 4 * count
         self._parts: deque[Future[int]] = deque()
         self._others: deque[Future[int]] = deque()
         self._pool = ThreadPoolExecutor(count, "pydelta", torch.set_num_threads, (1,))
@@ -49,28 +49,28 @@ class Workers:
         everyone.wait()
         torch.set_num_threads(threads)
 
-    def part(self, job: Job) -> None:
+    def submit_part(self, job: Job) -> None:
         """Starts a short job; waits when many are waiting.
 
         Raises:
             Exception: what an earlier job raised.
         """
-        self._parts.append(self._submit(job))
-        while len(self._parts) > self._room:
+        self._parts.append(self.submit(job))
+        while len(self._parts) > self._capacity:
             self._collect(self._parts)
         while self._others and self._others[0].done():
             self._collect(self._others)
 
-    def begin(self, work: Callable[[], T]) -> Future[T]:
+    def submit(self, work: Callable[[], T]) -> Future[T]:
         """Starts something whose result the caller waits for."""
         # What the caller has set by use_backend holds in the threads as well.
         return self._pool.submit(contextvars.copy_context().run, work)
 
-    def aside(self, job: Job) -> None:
+    def submit_slow(self, job: Job) -> None:
         """Starts a job that may take long."""
-        self._others.append(self._submit(job))
+        self._others.append(self.submit(job))
 
-    def alone(self, job: Job) -> None:
+    def run_alone(self, job: Job) -> None:
         """Runs a job here, on all cores, after the earlier ones: for a tensor that is one big part."""
         self.finish()
         self._advance(job())
@@ -84,9 +84,6 @@ class Workers:
         for jobs in (self._parts, self._others):
             while jobs:
                 self._collect(jobs)
-
-    def _submit(self, job: Job) -> Future[int]:
-        return self.begin(job)
 
     def _collect(self, jobs: deque[Future[int]]) -> None:
         self._advance(jobs.popleft().result())

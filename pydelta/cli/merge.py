@@ -17,7 +17,7 @@ from pydelta.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from pydelta.merging.planning.job import Job
+    from pydelta.merging.planning.job import CheckedMerge
 
 
 def add(commands: Commands) -> None:
@@ -48,18 +48,18 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from pydelta.checkpoint.staging import check_output
-    from pydelta.merging.planning.items import Policy
-    from pydelta.merging.planning.job import open_job
+    from pydelta.merging.planning.items import Mismatches
+    from pydelta.merging.planning.job import check_merge
     from pydelta.merging.recipes.mergekit_yaml import read_recipe
     from pydelta.merging.running.outputs import out_paths
-    from pydelta.merging.running.run import run_job
+    from pydelta.merging.running.run import run_merge
 
     if args.out is None and not args.check:
         args.fail("OUT must be given")
     recipe = read_recipe(args.recipe)
     if args.seeds > 1 and recipe.method is not None and not recipe.method.random:
         args.fail(f"--seeds must be 1 for {recipe.method.name}, which has no random masks")
-    job = open_job(recipe, Policy(args.vocabulary, tuple(args.allow_missing), {}, args.mergekit))
+    job = check_merge(recipe, Mismatches(args.vocabulary, tuple(args.allow_missing), {}, args.mergekit))
     if args.check:
         for path in out_paths(args.out, args.seed, args.seeds).values() if args.out else ():
             try:
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         return report(job, args)
     if not job.problems:
         set_threads(args.threads)
-    paths = run_job(
+    paths = run_merge(
         job,
         args.out,
         seed=args.seed,
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def report(job: Job, args: argparse.Namespace) -> int:
+def report(job: CheckedMerge, args: argparse.Namespace) -> int:
     """What ``--check`` prints."""
     found: dict[str, Any] = {"problems": job.problems}
     if not job.problems:

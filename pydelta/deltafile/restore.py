@@ -33,7 +33,7 @@ def patch(base: Pathlike, file: Pathlike, out: Pathlike, *, force: bool, show: b
         progress("patch", sum(info.nbytes for info in delta.tensors.values()), show) as advance,
         Workers(advance) as workers,
     ):
-        digests = {n: workers.begin(functools.partial(tensor_digest, origin, n)) for n in origin.names}
+        digests = {n: workers.submit(functools.partial(tensor_digest, origin, n)) for n in origin.names}
         written = [info.name for tensors in shards.values() for info in tensors]
         for name in dict.fromkeys([*written, *origin.names]):
             if name in digests and digests[name].result() != delta.manifest.base[name].sha256:

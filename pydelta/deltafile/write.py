@@ -9,7 +9,7 @@ from pathlib import Path
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.digest import fingerprint, tensor_digest
 from pydelta.checkpoint.progress import progress
-from pydelta.checkpoint.spool import Waiting
+from pydelta.checkpoint.spool import Spool
 from pydelta.checkpoint.staging import Pathlike, check_output, staged
 from pydelta.checkpoint.tensor_names import FLOATS
 from pydelta.checkpoint.workers import Workers
@@ -32,11 +32,11 @@ def write(
         raise ValueError(f"{model.path}: no tensor has name, shape and dtype of one of {origin.path}")
     with (
         staged(target, force=force) as new,
-        Waiting(new.parent) as waiting,
+        Spool(new.parent) as waiting,
         progress("diff", model.nbytes, show) as advance,
         Workers(advance) as workers,
     ):
-        digests = {n: workers.begin(functools.partial(tensor_digest, origin, n)) for n in origin.names}
+        digests = {n: workers.submit(functools.partial(tensor_digest, origin, n)) for n in origin.names}
         manifest = options.manifest()
         for info in model.tensors.values():
             entry = _encode(origin, model, info, manifest)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.merging.methods import METHODS
-from pydelta.merging.planning.items import VOCABULARIES, Policy
-from pydelta.merging.planning.job import open_job
+from pydelta.merging.planning.items import VOCABULARIES, Mismatches
+from pydelta.merging.planning.job import check_merge
 from pydelta.merging.recipes.recipe import DTYPES, make_recipe, name_of
-from pydelta.merging.running.run import run_job
+from pydelta.merging.running.run import run_merge
 
 if TYPE_CHECKING:
     import torch
@@ -130,10 +130,10 @@ def merge(
         "dense_1d": dense_1d,
     }
     recipe = make_recipe(found, base, named, dials, dtype)
-    policy = Policy(vocabulary, tuple(allow_missing), dict(input_dims or {}), mergekit)
+    policy = Mismatches(vocabulary, tuple(allow_missing), dict(input_dims or {}), mergekit)
     if out is not None:
-        job = open_job(recipe, policy)
-        return run_job(
+        job = check_merge(recipe, policy)
+        return run_merge(
             job,
             out,
             seed=seed,

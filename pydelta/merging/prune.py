@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydelta.checkpoint.staging import Pathlike
-from pydelta.merging.planning.items import VOCABULARIES, Item, Policy
-from pydelta.merging.planning.job import open_job
+from pydelta.merging.planning.items import VOCABULARIES, Mismatches, TensorPlan
+from pydelta.merging.planning.job import check_merge
 from pydelta.merging.pruning import PRUNINGS
 from pydelta.merging.recipes.recipe import make_recipe, name_of
-from pydelta.merging.running.run import run_job
+from pydelta.merging.running.run import run_merge
 
 if TYPE_CHECKING:
     import torch
@@ -87,14 +87,14 @@ def prune(
     }
     called = name or (name_of(tuned) if files else "tuned")
     recipe = make_recipe(found, base, {called: tuned}, dials, None)
-    policy = Policy(vocabulary, tuple(allow_missing), dict(input_dims or {}))
+    policy = Mismatches(vocabulary, tuple(allow_missing), dict(input_dims or {}))
     if out is None:
         from pydelta.merging.running.state_dicts import merge_states
 
         return merge_states(recipe, base, {called: tuned}, policy, seed, calibration)
-    job = open_job(recipe, policy)
+    job = check_merge(recipe, policy)
     job.problems.extend(_unlike(job.items, calibration))
-    return run_job(
+    return run_merge(
         job,
         out,
         seed=seed,
@@ -106,7 +106,7 @@ def prune(
     )[0]
 
 
-def _unlike(items: Sequence[Item], calibration: Calibration | None) -> list[str]:
+def _unlike(items: Sequence[TensorPlan], calibration: Calibration | None) -> list[str]:
     """Layers of a calibration that are not of these shapes."""
     if calibration is None:
         return []

@@ -68,7 +68,7 @@ def similarity(base: Pathlike, models: Mapping[str, Pathlike], *, show: bool = F
     with progress("similarity", sizes, show) as advance, Workers(advance) as workers:
         for name in names:
             for start, count in reader.parts(name):
-                workers.part(functools.partial(reader.read, name, start, count))
+                workers.submit_part(functools.partial(reader.read, name, start, count))
     kinds: dict[str, torch.Tensor] = {}
     for name in names:
         parts = reader.sums[name]

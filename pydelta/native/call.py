@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable
 from types import ModuleType
 
 import torch
 
-# csrc/core/types.h holds the same codes.
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
-# csrc/core/transform.h holds the same codes.
-TRANSFORMS = {"none": 0, "sign": 1, "hadamard": 2}
+from pydelta.core import codes
+
+DTYPES = {getattr(torch, name): code for name, code in codes.DTYPES.items()}
 
 
 def extension(backend: str) -> ModuleType:
     return importlib.import_module(f"pydelta._{backend}")
 
 
-def on(x: torch.Tensor, run: Callable[..., None], *args: object) -> None:
-    """Calls ``run`` with ``x``'s device current."""
+def on(x: torch.Tensor, run: Callable[..., None], /, **arguments: object) -> None:
+    """Calls ``run`` with ``x``'s device current. ``_cpu.pyi`` and ``_cuda.pyi`` have the names."""
     if x.is_cuda:
         with torch.cuda.device(x.device):
-            run(*args, torch.cuda.current_stream(x.device).cuda_stream)
+            run(**arguments, stream=torch.cuda.current_stream(x.device).cuda_stream)
     else:
-        run(*args, torch.get_num_threads())
+        run(**arguments, threads=torch.get_num_threads())
+
+
+def by_position(x: torch.Tensor, run: Callable[..., None], *arguments: object) -> None:
+    """``on`` for what is called on small tensors too: names would take longer than such a kernel runs."""
+    if x.is_cuda:
+        with torch.cuda.device(x.device):
+            run(*arguments, torch.cuda.current_stream(x.device).cuda_stream)
+    else:
+        run(*arguments, torch.get_num_threads())
 
 
 def split(x: torch.Tensor, dim: int) -> tuple[int, int, int]:
@@ -40,9 +47,3 @@ def split(x: torch.Tensor, dim: int) -> tuple[int, int, int]:
 
 def pointer(x: torch.Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
-
-
-def rows_of(x: torch.Tensor) -> tuple[int, int]:
-    """How many rows, and how long they are."""
-    n = x.shape[-1]
-    return math.prod(x.shape[:-1]), n

@@ -106,12 +106,12 @@ class Superposition(Contents):
         from pydelta.superposition.format.mask import Masking
         from pydelta.superposition.writing.create import create
         from pydelta.superposition.writing.lambdas import calibrations_of
-        from pydelta.superposition.writing.options import Dial, Options, weights_of
+        from pydelta.superposition.writing.options import FormArguments, Options, weights_of
 
-        dial = Dial(dtype, rate, bits, buckets, group, exact, room)
+        form_arguments = FormArguments(dtype, rate, bits, buckets, group, exact, room)
         given = weights_of(models, weights)
         seen = calibrations_of(calibration, given)
-        form, number = dial.turn(len(given))
+        form, number = form_arguments.resolve(len(given))
         chosen = form.transform if transform is None else transform
         masking = Masking(mask, keep, drop_large)
         options = Options(chosen, shuffle_layers, seed, lam, form, number, given, masking, residual)

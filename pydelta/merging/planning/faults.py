@@ -7,7 +7,7 @@ from typing import Any
 
 from pydelta.checkpoint.tensor_names import layer_of
 from pydelta.merging.method import Method, Values
-from pydelta.merging.planning.items import Item, Model, Policy
+from pydelta.merging.planning.items import Mismatches, Model, TensorPlan
 from pydelta.merging.recipes.recipe import Recipe
 
 
@@ -23,7 +23,7 @@ def value_faults(method: Method, values: Values) -> Iterator[str]:
         yield f"parameter eta must be given where q is analytic, and there alone, got {values.get('eta')}"
 
 
-def group_faults(items: Sequence[Item]) -> list[str]:
+def group_faults(items: Sequence[TensorPlan]) -> list[str]:
     """One order of magnitudes over the whole model wants one density."""
     found = []
     grouped = [item for item in items if item.terms]
@@ -48,7 +48,7 @@ def layer_faults(recipe: Recipe, origin: Model) -> list[str]:
     ]
 
 
-def name_faults(name: str, model: Model, origin: Model, policy: Policy) -> Iterator[str]:
+def name_faults(name: str, model: Model, origin: Model, policy: Mismatches) -> Iterator[str]:
     lacking = [n for n in origin.tensors if n not in model.tensors and not policy.allows(n)]
     extra = [n for n in model.tensors if n not in origin.tensors and not policy.allows(n)]
     if lacking:

@@ -24,7 +24,7 @@ class Model(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Term:
+class ModelTerm:
     """What one model adds to a tensor."""
 
     model: str
@@ -32,7 +32,7 @@ class Term:
 
 
 @dataclasses.dataclass(frozen=True)
-class Item:
+class TensorPlan:
     """One tensor of the result.
 
     Attributes:
@@ -45,7 +45,7 @@ class Item:
 
     info: TensorInfo
     shape: tuple[int, ...] = ()
-    terms: tuple[Term, ...] = ()
+    terms: tuple[ModelTerm, ...] = ()
     axis: int = 0
     values: Values = dataclasses.field(default_factory=dict)
 
@@ -55,7 +55,7 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
-class Policy:
+class Mismatches:
     """What is allowed to differ.
 
     Attributes:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
 from pydelta.checkpoint.tensor_names import known_axes
-from pydelta.merging.planning.items import Item, Policy
+from pydelta.merging.planning.items import Mismatches, TensorPlan
 from pydelta.merging.planning.plan import plan
 from pydelta.merging.recipes.recipe import Recipe
 
@@ -23,7 +23,7 @@ _WORKSPACE = 8 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class CheckedMerge:
     """What is to be merged, checked.
 
     Attributes:
@@ -38,7 +38,7 @@ class Job:
     origin: Checkpoint | None
     base: Checkpoint | None
     models: Mapping[str, Checkpoint]
-    items: list[Item]
+    items: list[TensorPlan]
     problems: list[str]
 
     @property
@@ -70,7 +70,7 @@ class Job:
         }
 
 
-def open_job(recipe: Recipe, policy: Policy) -> Job:
+def check_merge(recipe: Recipe, policy: Mismatches) -> CheckedMerge:
     """Opens every checkpoint of a recipe and holds them against each other, from headers alone."""
     problems = list(recipe.problems)
     opened: dict[str, Checkpoint] = {}
@@ -86,7 +86,7 @@ def open_job(recipe: Recipe, policy: Policy) -> Job:
     if recipe.method is not None and recipe.method.prunes:
         origin = next(iter(models.values()), None)
     base = given if recipe.method is not None and recipe.method.needs_base else None
-    items: list[Item] = []
+    items: list[TensorPlan] = []
     if recipe.method is not None and origin is not None and (given or not recipe.base):
         try:
             known = known_axes(origin)
@@ -95,10 +95,10 @@ def open_job(recipe: Recipe, policy: Policy) -> Job:
         policy = dataclasses.replace(policy, axes={**policy.axes, **known})
         items, found = plan(recipe, recipe.method, origin, base, models, policy)
         problems += found
-    return Job(recipe, origin, base, models, items, problems)
+    return CheckedMerge(recipe, origin, base, models, items, problems)
 
 
-def item_bytes(item: Item, job: Job) -> int:
+def item_bytes(item: TensorPlan, job: CheckedMerge) -> int:
     """Bytes that are read for one tensor, once."""
     sources = [job.models[term.model] for term in item.terms]
     assert job.origin is not None

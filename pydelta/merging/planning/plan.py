@@ -11,7 +11,7 @@ from pydelta.checkpoint.header import TensorInfo
 from pydelta.checkpoint.tensor_names import FLOATS, input_axis
 from pydelta.merging.method import REQUIRED, Method
 from pydelta.merging.planning.faults import group_faults, layer_faults, name_faults, value_faults
-from pydelta.merging.planning.items import Item, Model, Policy, Term
+from pydelta.merging.planning.items import Mismatches, Model, ModelTerm, TensorPlan
 from pydelta.merging.recipes.parameters import Depth, Level, look_up
 from pydelta.merging.recipes.recipe import Recipe
 
@@ -22,8 +22,8 @@ def plan(
     origin: Model,
     base: Model | None,
     models: Mapping[str, Model],
-    policy: Policy,
-) -> tuple[list[Item], list[str]]:
+    policy: Mismatches,
+) -> tuple[list[TensorPlan], list[str]]:
     """(the tensors of the result, what is wrong).
 
     Args:
@@ -52,19 +52,19 @@ class _Maker:
         method: Method,
         base: Model | None,
         models: Mapping[str, Model],
-        policy: Policy,
+        policy: Mismatches,
         depth: Depth,
     ) -> None:
         self._recipe, self._method, self._base, self._models = recipe, method, base, models
         self._policy, self._depth = policy, depth
         self.problems: list[str] = []
 
-    def item(self, info: TensorInfo) -> Item:
+    def item(self, info: TensorInfo) -> TensorPlan:
         if info.nbytes == 0 or not info.dtype.startswith(("F", "BF")):
-            return Item(info)
+            return TensorPlan(info)
         if info.dtype not in FLOATS:
             self.problems.append(f"{info.name} has dtype {info.dtype}, which cannot be merged")
-            return Item(info)
+            return TensorPlan(info)
         sources = self._models if self._base is None else {"base": self._base, **self._models}
         found = {
             name: model.tensors[info.name] for name, model in sources.items() if info.name in model.tensors
@@ -73,14 +73,14 @@ class _Maker:
         if self._base is not None and found.pop("base", None) is None:
             found = {}
         if not self._recipe.sound:
-            return Item(info)
+            return TensorPlan(info)
         shared = self._shared(info.name)
-        terms = [Term(name, self._values(name, info.name, shape, shared)) for name in found]
+        terms = [ModelTerm(name, self._values(name, info.name, shape, shared)) for name in found]
         dtype = self._recipe.dtype or info.dtype
         axis = _axis(info.name, shape, self._policy.axes)
         if terms and not self._weights_fit(info.name, terms, shared):
             terms = []
-        return Item(TensorInfo(info.name, dtype, info.shape), shape, tuple(terms), axis, shared)
+        return TensorPlan(TensorInfo(info.name, dtype, info.shape), shape, tuple(terms), axis, shared)
 
     def _fitting(self, model: str, other: TensorInfo, info: TensorInfo) -> tuple[int, ...]:
         """The shape that a model's tensor and the base's have in common."""
@@ -131,7 +131,7 @@ class _Maker:
             return parameter.read(1)
         return parameter.default
 
-    def _weights_fit(self, tensor: str, terms: Sequence[Term], shared: Mapping[str, Any]) -> bool:
+    def _weights_fit(self, tensor: str, terms: Sequence[ModelTerm], shared: Mapping[str, Any]) -> bool:
         weights = [term.values.get("weight", 1.0) for term in terms]
         if not shared.get("normalize") or self._method.elect or None in weights or math.fsum(weights) != 0:
             return True

@@ -17,7 +17,7 @@ from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import PART_BYTES, Workspace, check_finite, check_part
 from pydelta.core.check import compute_dtype
-from pydelta.merging.planning.items import Item, Term
+from pydelta.merging.planning.items import ModelTerm, TensorPlan
 from pydelta.merging.running.columns import Columns
 from pydelta.merging.running.masker import Chosen, Masker, by_rows, common_dtype, matched
 from pydelta.merging.running.one_tensor import merge_whole, settings
@@ -32,7 +32,7 @@ Masks = list[list[Chosen]]
 _AHEAD = 4  # tensors whose masks are made before they are merged
 
 
-class Stream:
+class CheckpointMerge:
     """Merges items into one sink for every seed.
 
     Args:
@@ -58,17 +58,17 @@ class Stream:
         self._sinks, self._same, self._device = sinks, same, device
         self._work = Workspace()
 
-    def run(self, items: Sequence[Item], workers: Workers) -> None:
-        waiting: deque[tuple[Item, list[Future[list[Chosen]]]]] = deque()
+    def run(self, items: Sequence[TensorPlan], workers: Workers) -> None:
+        waiting: deque[tuple[TensorPlan, list[Future[list[Chosen]]]]] = deque()
         for item in items:
             jobs = [functools.partial(self._masks, item, term) for term in item.terms]
-            waiting.append((item, [workers.begin(job) for job in jobs]))
+            waiting.append((item, [workers.submit(job) for job in jobs]))
             if len(waiting) > _AHEAD:
                 self._start(workers, *waiting.popleft())
         while waiting:
             self._start(workers, *waiting.popleft())
 
-    def _masks(self, item: Item, term: Term) -> list[Chosen]:
+    def _masks(self, item: TensorPlan, term: ModelTerm) -> list[Chosen]:
         """One term's mask for every seed, ready for parts of the tensor."""
 
         @functools.cache
@@ -85,30 +85,30 @@ class Stream:
             masks.append(mask if self._in_one(item, [mask]) else ready(mask, item, pair))
         return masks
 
-    def _start(self, workers: Workers, item: Item, jobs: Sequence[Future[list[Chosen]]]) -> None:
+    def _start(self, workers: Workers, item: TensorPlan, jobs: Sequence[Future[list[Chosen]]]) -> None:
         by_term = [job.result() for job in jobs]
         masks = [[found[i] for found in by_term] for i in range(len(self._sinks))]
         merged = math.prod(item.shape) if item.terms else 0
         if item.terms:
             if self._in_one(item, masks[0]):
-                workers.alone(functools.partial(self._whole, item, masks))
+                workers.run_alone(functools.partial(self._whole, item, masks))
             else:
                 for start, shape in self._parts(item, masks[0]):
-                    workers.part(functools.partial(self._part, item, masks, start, shape))
+                    workers.submit_part(functools.partial(self._part, item, masks, start, shape))
         total = math.prod(item.info.shape)
         step = PART_BYTES // 2 // ITEMSIZE[self._origin.dtype(item.name)]
         for start in range(merged, total, step):
-            workers.part(functools.partial(self._copy, item, start, min(step, total - start)))
+            workers.submit_part(functools.partial(self._copy, item, start, min(step, total - start)))
         if total == 0:
             self._copy(item, 0, 0)
 
-    def _in_one(self, item: Item, masks: Sequence[Chosen]) -> bool:
+    def _in_one(self, item: TensorPlan, masks: Sequence[Chosen]) -> bool:
         """Whether a tensor is merged in one piece."""
         across = any(by_rows(mask) for mask in masks) and item.axis == 0 and len(item.shape) > 1
         columns = any(isinstance(mask, Columns) for mask in masks)
         return across or columns or matched(self._method, item) or self._device.type != "cpu"
 
-    def _parts(self, item: Item, masks: Sequence[Chosen]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    def _parts(self, item: TensorPlan, masks: Sequence[Chosen]) -> Iterator[tuple[int, tuple[int, ...]]]:
         """(index of the first element, shape) of parts that a core's cache holds."""
         sources = [self._models[term.model] for term in item.terms]
         width = sum(ITEMSIZE[source.dtype(item.name)] for source in [self._origin, *sources])
@@ -123,7 +123,7 @@ class Stream:
         for first in range(0, total // n, rows):
             yield first * n, (min(rows, total // n - first), n)
 
-    def _part(self, item: Item, masks: Masks, start: int, shape: tuple[int, ...]) -> int:
+    def _part(self, item: TensorPlan, masks: Masks, start: int, shape: tuple[int, ...]) -> int:
         base = None if self._base is None else self._read(self._base, "base", item, start, shape)
         roles = {f"tuned {term.model}": self._models[term.model] for term in item.terms}
         tuned = [self._read(model, role, item, start, shape) for role, model in roles.items()]
@@ -141,7 +141,7 @@ class Stream:
             self._give(sink, item, self._widen(out, "out", wanted), start)
         return read
 
-    def _whole(self, item: Item, masks: Masks) -> int:
+    def _whole(self, item: TensorPlan, masks: Masks) -> int:
         """A tensor in one piece, on the device."""
         sources = [] if self._base is None else [self._base]
         sources += [self._models[term.model] for term in item.terms]
@@ -158,7 +158,7 @@ class Stream:
             self._give(sink, item, merged.cpu().contiguous(), 0)
         return sum(x.nbytes for x in found)
 
-    def _copy(self, item: Item, start: int, count: int) -> int:
+    def _copy(self, item: TensorPlan, start: int, count: int) -> int:
         """What the result has from the base."""
         info = self._origin.tensors[item.name]
         part = self._work.get("copy", (count,), TORCH[info.dtype])
@@ -169,12 +169,12 @@ class Stream:
             self._give(sink, item, self._widen(part, "copy", TORCH[item.info.dtype]), start)
         return part.nbytes
 
-    def _give(self, sink: Sink, item: Item, part: torch.Tensor, start: int) -> None:
+    def _give(self, sink: Sink, item: TensorPlan, part: torch.Tensor, start: int) -> None:
         for name in self._same.get(item.name, (item.name,)):
             sink(name, part, start)
 
     def _read(
-        self, model: Checkpoint, role: str, item: Item, start: int, shape: tuple[int, ...]
+        self, model: Checkpoint, role: str, item: TensorPlan, start: int, shape: tuple[int, ...]
     ) -> torch.Tensor:
         out = self._work.get(role, shape, TORCH[model.dtype(item.name)])
         model.read(item.name, out, start)

@@ -15,7 +15,7 @@ from pydelta.core.masks import DellaMask, MagnitudeThreshold, Mask, RandomMask, 
 from pydelta.core.random import key
 from pydelta.darex import layer_q
 from pydelta.merging.method import MATCH, Method
-from pydelta.merging.planning.items import Item, Term
+from pydelta.merging.planning.items import ModelTerm, TensorPlan
 from pydelta.merging.running.columns import Columns, choose_columns
 
 Pair = Callable[[], tuple[torch.Tensor, torch.Tensor]]
@@ -43,7 +43,7 @@ class Masker:
     ) -> None:
         self.method, self._calibration, self._cuts = method, calibration, cuts or {}
 
-    def mask(self, item: Item, term: Term, seed: int, pair: Pair) -> Chosen:
+    def mask(self, item: TensorPlan, term: ModelTerm, seed: int, pair: Pair) -> Chosen:
         """The mask of one model's delta; it depends on seed, model and tensor alone."""
         if self.method.mask is None or (term.values["dense_1d"] and len(item.shape) < 2):
             return None
@@ -66,11 +66,11 @@ class Masker:
             return dataclasses.replace(mask, rescale=l1_ratio(delta_of(*pair()), mask))
         return mask
 
-    def _norm(self, item: Item) -> torch.Tensor | None:
+    def _norm(self, item: TensorPlan) -> torch.Tensor | None:
         layers = {} if self._calibration is None else self._calibration.layers
         return layers[item.name].column_norm if item.name in layers else None
 
-    def _factor(self, item: Item, term: Term, pair: Pair) -> bool | float | str:
+    def _factor(self, item: TensorPlan, term: ModelTerm, pair: Pair) -> bool | float | str:
         q = term.values.get("q")
         if q is None or isinstance(q, float):
             found: bool | float | str = term.values["factor"]
@@ -89,7 +89,7 @@ class Masker:
         return 1 / found_q
 
 
-def matched(method: Method, item: Item) -> bool:
+def matched(method: Method, item: TensorPlan) -> bool:
     """Whether a tensor's deltas are rescaled in a way that its masks cannot express."""
     parameter = method.parameter("rescale")
     if parameter is None or parameter.read is not MATCH.read:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from pydelta.core.version import __version__
 
 if TYPE_CHECKING:
-    from pydelta.merging.planning.job import Job
+    from pydelta.merging.planning.job import CheckedMerge
 
 _FENCE = "```"
 
 
-def card(job: Job, seed: int, prints: Mapping[str, str]) -> str:
+def card(job: CheckedMerge, seed: int, prints: Mapping[str, str]) -> str:
     """README.md: what was merged, how, and how to do it again.
 
     Args:

@@ -9,21 +9,21 @@ import torch
 from pydelta.core.masks import BandMask, MagnitudeMask, MagnitudeThreshold
 from pydelta.core.random import Key
 from pydelta.merging.method import Method
-from pydelta.merging.planning.items import Item, Term
+from pydelta.merging.planning.items import ModelTerm, TensorPlan
 from pydelta.ops._model_threshold import model_threshold
 
-Load = Callable[[str, Item], tuple[torch.Tensor, torch.Tensor]]
+Load = Callable[[str, TensorPlan], tuple[torch.Tensor, torch.Tensor]]
 """Gives a model's tensor and the base's."""
 
 
 def model_cuts(
-    method: Method, items: Sequence[Item], load: Load
+    method: Method, items: Sequence[TensorPlan], load: Load
 ) -> dict[tuple[str, str], MagnitudeThreshold]:
     """(model, tensor) -> cuts, where ``group`` is "model"; the tensors in the order of their names.
 
     The tensors are gone through several times, one in memory at a time.
     """
-    chosen: dict[str, list[tuple[Item, Term]]] = {}
+    chosen: dict[str, list[tuple[TensorPlan, ModelTerm]]] = {}
     for item in sorted(items, key=lambda item: item.name):
         if item.values.get("group") != "model" or (item.values["dense_1d"] and len(item.shape) < 2):
             continue
@@ -34,7 +34,7 @@ def model_cuts(
         keep, large = _fractions(method, members)
 
         def pairs(
-            model: str = model, members: Sequence[tuple[Item, Term]] = members
+            model: str = model, members: Sequence[tuple[TensorPlan, ModelTerm]] = members
         ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             return (load(model, item) for item, _ in members)
 
@@ -43,7 +43,7 @@ def model_cuts(
     return found
 
 
-def _fractions(method: Method, members: Sequence[tuple[Item, Term]]) -> tuple[float, float]:
+def _fractions(method: Method, members: Sequence[tuple[TensorPlan, ModelTerm]]) -> tuple[float, float]:
     """What the method's mask keeps, and what it drops of the largest, of all tensors together."""
     assert method.mask is not None
     values = dict(members[0][1].values)

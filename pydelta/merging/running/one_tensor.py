@@ -11,7 +11,7 @@ from pydelta import ops
 from pydelta.core.check import compute_dtype
 from pydelta.core.masks import Mask
 from pydelta.merging.method import Method
-from pydelta.merging.planning.items import Item
+from pydelta.merging.planning.items import TensorPlan
 from pydelta.merging.running.columns import Columns
 from pydelta.merging.running.masker import (
     Chosen,
@@ -28,7 +28,7 @@ from pydelta.merging.running.masker import (
 
 def merge_whole(
     method: Method,
-    item: Item,
+    item: TensorPlan,
     base: torch.Tensor | None,
     tuned: Sequence[torch.Tensor],
     masks: Sequence[Chosen],
@@ -63,7 +63,7 @@ def merge_whole(
     return from_rows(merged.to(dtype), item.shape, item.axis) if rows else merged.to(dtype)
 
 
-def settings(method: Method, item: Item) -> dict[str, Any]:
+def settings(method: Method, item: TensorPlan) -> dict[str, Any]:
     """What ``merge_into`` is told beside tensors and masks."""
     elect = "sum"
     if method.elect:
@@ -77,7 +77,7 @@ def settings(method: Method, item: Item) -> dict[str, Any]:
 
 
 def _merge_matched(
-    item: Item,
+    item: TensorPlan,
     base: torch.Tensor,
     tuned: Sequence[torch.Tensor],
     masks: Sequence[Mask | None],

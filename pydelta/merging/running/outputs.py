@@ -11,7 +11,7 @@ from pydelta.checkpoint.reader import SINGLE
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.tensor_names import config_of
 from pydelta.checkpoint.writer import Shards
-from pydelta.merging.planning.items import Item
+from pydelta.merging.planning.items import TensorPlan
 from pydelta.merging.recipes.recipe import DTYPES
 
 
@@ -25,7 +25,7 @@ def out_paths(out: Pathlike, seed: int, outputs: int) -> dict[int, Path]:
     return {number: path.with_name(f"{stem}-{number}{suffix}") for number in range(seed, seed + outputs)}
 
 
-def with_dtypes(shards: Shards, items: Sequence[Item]) -> Shards:
+def with_dtypes(shards: Shards, items: Sequence[TensorPlan]) -> Shards:
     """The shards with the dtypes that the result has."""
     infos = {item.name: item.info for item in items}
     return {file: [infos[info.name] for info in tensors] for file, tensors in shards.items()}

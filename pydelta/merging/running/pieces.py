@@ -12,13 +12,13 @@ from pydelta import ops
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.tensors import TORCH
 from pydelta.core.masks import BandMask, MagnitudeMask, MagnitudeThreshold, Mask, WandaMask
-from pydelta.merging.planning.items import Item
+from pydelta.merging.planning.items import TensorPlan
 from pydelta.merging.running.columns import Columns
 from pydelta.merging.running.masker import Chosen, Pair, as_rows, by_rows, common_dtype, plain
 
 
 def load_pair(
-    models: Mapping[str, Checkpoint], base: Checkpoint, item: Item, model: str
+    models: Mapping[str, Checkpoint], base: Checkpoint, item: TensorPlan, model: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What is merged of a model's tensor and of the base's, mapped into memory, in the dtype of the merge."""
     sources = [base, *(models[term.model] for term in item.terms)]
@@ -26,18 +26,18 @@ def load_pair(
     return map_tensor(models[model], item).to(dtype), map_tensor(base, item).to(dtype)
 
 
-def map_tensor(model: Checkpoint, item: Item) -> torch.Tensor:
+def map_tensor(model: Checkpoint, item: TensorPlan) -> torch.Tensor:
     x = model.tensor(item.name)
     return x if tuple(x.shape) == item.shape else x[: item.shape[0]]
 
 
-def row_length(item: Item) -> int:
+def row_length(item: TensorPlan) -> int:
     """The length of a row of the tensor as it lies in the file."""
     last = item.axis == len(item.shape) - 1
     return item.shape[-1] if last else math.prod(item.shape[1:])
 
 
-def ready(mask: Chosen, item: Item, pair: Pair) -> Chosen:
+def ready(mask: Chosen, item: TensorPlan, pair: Pair) -> Chosen:
     """A mask by magnitude as cuts, which parts of a tensor can be masked by."""
     if isinstance(mask, (MagnitudeMask, BandMask, WandaMask)):
         tuned, base = pair()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydelta.checkpoint.layout import layout_of, output
 from pydelta.checkpoint.staging import Pathlike, check_output
-from pydelta.merging.planning.job import Job
+from pydelta.merging.planning.job import CheckedMerge
 from pydelta.merging.running.model_card import card
 from pydelta.merging.running.outputs import config_text, out_paths, resharded, with_dtypes
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pydelta.calibration import Calibration
 
 
-def run_job(
-    job: Job,
+def run_merge(
+    job: CheckedMerge,
     out: Pathlike,
     *,
     seed: int,

@@ -13,7 +13,7 @@ from pydelta.calibration import Calibration
 from pydelta.checkpoint import TensorInfo
 from pydelta.checkpoint.tensors import NAMES, TORCH
 from pydelta.checkpoint.workspace import finite
-from pydelta.merging.planning.items import Item, Policy
+from pydelta.merging.planning.items import Mismatches, TensorPlan
 from pydelta.merging.planning.plan import plan
 from pydelta.merging.recipes.recipe import Recipe
 from pydelta.merging.running.masker import Masker, common_dtype
@@ -36,7 +36,7 @@ def merge_states(
     recipe: Recipe,
     base: State | None,
     models: Mapping[str, State],
-    policy: Policy,
+    policy: Mismatches,
     seed: int,
     calibration: Calibration | None,
 ) -> dict[str, torch.Tensor]:
@@ -51,7 +51,7 @@ def merge_states(
     if problems := [*recipe.problems, *problems]:
         raise ValueError(f"[{'prune' if method.prunes else 'merge'}] {'; '.join(problems)}")
 
-    def load(model: str, item: Item) -> tuple[torch.Tensor, torch.Tensor]:
+    def load(model: str, item: TensorPlan) -> tuple[torch.Tensor, torch.Tensor]:
         assert base is not None
         sources = [base, *(states[term.model] for term in item.terms)]
         dtype = common_dtype([state[item.name].dtype for state in sources])
@@ -92,12 +92,12 @@ def _header(name: str, state: Any) -> _Memory:
     return _Memory(name, infos)
 
 
-def _piece(state: State, item: Item) -> torch.Tensor:
+def _piece(state: State, item: TensorPlan) -> torch.Tensor:
     x = state[item.name].detach()
     return x if tuple(x.shape) == item.shape else x[: item.shape[0]]
 
 
-def _checked(name: str, state: State, item: Item) -> torch.Tensor:
+def _checked(name: str, state: State, item: TensorPlan) -> torch.Tensor:
     x = _piece(state, item)
     if not finite(x):
         raise ValueError(f"[merge] {name}: tensor {item.name!r} holds NaN or Inf")

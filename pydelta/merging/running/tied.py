@@ -9,7 +9,7 @@ import torch
 
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.tensors import TORCH, buffer
-from pydelta.merging.planning.items import Item
+from pydelta.merging.planning.items import TensorPlan
 
 _HEAD = 512  # elements that tell most tensors apart
 
@@ -17,7 +17,7 @@ Mark = Callable[[str], object]
 Equal = Callable[[str, str], bool]
 
 
-def same_in_files(items: Sequence[Item], models: Sequence[Checkpoint]) -> dict[str, tuple[str, ...]]:
+def same_in_files(items: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> dict[str, tuple[str, ...]]:
     """Matrices that have the same bytes in every checkpoint: the first name -> all names.
 
     An output layer that is tied to an embedding lies in a file twice, or once.
@@ -33,7 +33,7 @@ def same_in_files(items: Sequence[Item], models: Sequence[Checkpoint]) -> dict[s
 
 
 def same_in_memory(
-    items: Sequence[Item], models: Sequence[Mapping[str, torch.Tensor]]
+    items: Sequence[TensorPlan], models: Sequence[Mapping[str, torch.Tensor]]
 ) -> dict[str, tuple[str, ...]]:
     """Matrices that share their memory in every state dict: the first name -> all names."""
 
@@ -43,13 +43,13 @@ def same_in_memory(
     return _same(items, mark, lambda a, b: all(_shared(model.get(a), model.get(b)) for model in models))
 
 
-def without_copies(items: Sequence[Item], same: Mapping[str, Sequence[str]]) -> list[Item]:
+def without_copies(items: Sequence[TensorPlan], same: Mapping[str, Sequence[str]]) -> list[TensorPlan]:
     """The items that are merged, one for each group of tied names."""
     copies = {name for names in same.values() for name in names[1:]}
     return [item for item in items if item.name not in copies]
 
 
-def _same(items: Sequence[Item], mark: Mark, equal: Equal) -> dict[str, tuple[str, ...]]:
+def _same(items: Sequence[TensorPlan], mark: Mark, equal: Equal) -> dict[str, tuple[str, ...]]:
     groups: dict[object, list[str]] = {}
     for item in items:
         if item.terms and len(item.shape) > 1:

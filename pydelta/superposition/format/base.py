@@ -20,7 +20,7 @@ def check_base(store: Path, base: Checkpoint, manifest: Manifest, workers: Worke
     """
     if stamps(base) == manifest.base_stamps:
         return
-    digests = {name: workers.begin(functools.partial(tensor_digest, base, name)) for name in base.names}
+    digests = {name: workers.submit(functools.partial(tensor_digest, base, name)) for name in base.names}
     differ = [name for name, digest in digests.items() if digest.result() != manifest.digests[name]]
     if differ:
         share = sum(base.tensors[name].nbytes for name in differ) / base.nbytes

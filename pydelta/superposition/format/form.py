@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from pydelta.checkpoint import TensorInfo
 from pydelta.core.levels import DISTORTIONS, MAGNITUDES, code_shapes
-from pydelta.superposition.format.rules import SUPERPOSED, Rule
+from pydelta.superposition.format.rules import SUPERPOSED, Rule, input_axis_last
 
 BITS = tuple(MAGNITUDES)
 DTYPES = {"bf16": "BF16", "fp32": "F32"}
@@ -24,7 +24,7 @@ EXACT_ROOM = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
+class StorageForm:
     """How sums are kept.
 
     Attributes:
@@ -62,7 +62,11 @@ class Form:
         """The stored tensors that one superposed tensor becomes."""
         if self.bits is None:
             return [self.total(name, rule)]
-        codes, scales = code_shapes(moved(rule), self.bits, 0 if self.group == "row" else int(self.group))
+        codes, scales = code_shapes(
+            input_axis_last(rule.shape, rule.dim or 0),
+            self.bits,
+            0 if self.group == "row" else int(self.group),
+        )
         return [TensorInfo(CODES + name, "U8", codes), TensorInfo(SCALES + name, "BF16", scales)]
 
     def tensors(self, rules: Mapping[str, Rule], *, total: bool = False) -> Iterator[TensorInfo]:
@@ -70,9 +74,3 @@ class Form:
         for name, rule in rules.items():
             if rule.rule == SUPERPOSED:
                 yield from [self.total(name, rule)] if total else self.kept(name, rule)
-
-
-def moved(rule: Rule) -> tuple[int, ...]:
-    """A superposed tensor's shape with its input axis last, as codes have it."""
-    assert rule.dim is not None
-    return (*rule.shape[: rule.dim], *rule.shape[rule.dim + 1 :], rule.shape[rule.dim])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from pydelta.superposition.format.form import Form
+from pydelta.superposition.format.form import StorageForm
 from pydelta.superposition.format.mask import Masking
 from pydelta.superposition.format.rules import SUPERPOSED, Rule
 
@@ -106,7 +106,7 @@ class Manifest:
     shuffle_layers: bool
     seed: int
     lam: float
-    form: Form
+    form: StorageForm
     base_path: str
     base_fingerprint: str
     base_stamps: Mapping[str, tuple[int, ...]]

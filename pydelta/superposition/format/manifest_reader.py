@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydelta.checkpoint.header import ITEMSIZE, parse_json
-from pydelta.superposition.format.form import BITS, DTYPES, Form
+from pydelta.superposition.format.form import BITS, DTYPES, StorageForm
 from pydelta.superposition.format.manifest import (
     AUTO,
     EXACT_FOLDER,
@@ -83,7 +83,7 @@ def _manifest(read: _Reader, content: dict[str, Any], version: int) -> Manifest:
             for name, model in models.items()
         }
     if version == 1:
-        form, residual = Form(read.one_of(content, "dtype", tuple(DTYPES))), 0.0
+        form, residual = StorageForm(read.one_of(content, "dtype", tuple(DTYPES))), 0.0
         buckets, files = _first(read, content, list(models))
         exponents = {}
     else:
@@ -126,7 +126,7 @@ def _first(
 
 
 def _buckets(
-    read: _Reader, content: dict[str, Any], form: Form, models: list[str], residual: float
+    read: _Reader, content: dict[str, Any], form: StorageForm, models: list[str], residual: float
 ) -> tuple[tuple[Bucket, ...], dict[str, dict[str, str]]]:
     buckets = tuple(read.bucket(i, entry) for i, entry in enumerate(read.get(content, "buckets", list)))
     for i, bucket in enumerate(buckets):
@@ -196,7 +196,7 @@ class _Reader:
         self.require(fits, f"base.stamps.{name}", "be a list of integers", value)
         return tuple(value)
 
-    def form(self, content: dict[str, Any]) -> Form:
+    def form(self, content: dict[str, Any]) -> StorageForm:
         bits, group, room = content.get("bits"), content.get("group"), content.get("room")
         listed = ", ".join(map(str, BITS))
         self.require(bits is None or (type(bits) is int and bits in BITS), "bits", f"be of {listed}", bits)
@@ -208,7 +208,7 @@ class _Reader:
         exact = self.get(content, "exact", bool)
         fits = not exact or (bits is None and room is not None)
         self.require(fits, "exact", "be false where there are bits or no room", exact)
-        return Form(self.one_of(content, "dtype", tuple(DTYPES)), bits, group, exact, room)
+        return StorageForm(self.one_of(content, "dtype", tuple(DTYPES)), bits, group, exact, room)
 
     def masking(self, content: dict[str, Any]) -> Masking:
         fields = {name: content.get(name) for name in ("mask", "keep", "drop_large")}

@@ -12,7 +12,7 @@ from pydelta.checkpoint.workspace import PART_BYTES
 from pydelta.superposition.format.rules import Rule
 
 if TYPE_CHECKING:
-    from pydelta.core.masks import Ready
+    from pydelta.core.masks import KernelMask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Part:
     rule: Rule
     start: int
     shape: tuple[int, ...]
-    masks: Mapping[str, Future[Ready]] = dataclasses.field(default_factory=dict)
+    masks: Mapping[str, Future[KernelMask]] = dataclasses.field(default_factory=dict)
 
 
 def cut(rule: Rule, bytes_per_element: int) -> Iterator[tuple[int, tuple[int, ...]]]:

@@ -81,6 +81,11 @@ def slots(rules: Mapping[str, Rule], seed: int, model: str, shuffle_layers: bool
     return table
 
 
+def input_axis_last(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """The shape of a tensor, or of a part of one, with its input axis last, as codes have it."""
+    return (*shape[:axis], *shape[axis + 1 :], shape[axis])
+
+
 def slot_groups(rules: Mapping[str, Rule]) -> list[tuple[str, list[str]]]:
     """The superposed tensors that may change places, by their group and in the order of layers."""
     groups: dict[tuple[str, Rule], list[str]] = {}

@@ -12,12 +12,12 @@ from pydelta.checkpoint.workspace import Workspace, check_part
 from pydelta.core.levels import code_shapes
 from pydelta.core.quantized import Quantized
 from pydelta.superposition.format.files import StoreFiles
-from pydelta.superposition.format.form import CODES, SCALES, moved
+from pydelta.superposition.format.form import CODES, SCALES
 from pydelta.superposition.format.parts import input_axis
-from pydelta.superposition.format.rules import Rule
+from pydelta.superposition.format.rules import Rule, input_axis_last
 
 
-class Stored:
+class BucketReader:
     """The sums of one bucket.
 
     Args:
@@ -37,14 +37,14 @@ class Stored:
             return self._scaled(place, rule, self._home[place].tensor(place))
         names = CODES + place, SCALES + place
         codes, scales = (self._home[name].tensor(name) for name in names)
-        return self._quantized(place, codes, scales, moved(rule))
+        return self._quantized(place, codes, scales, input_axis_last(rule.shape, rule.dim or 0))
 
     def part(self, place: str, start: int, shape: tuple[int, ...]) -> torch.Tensor | Quantized:
         """One part, see :func:`cut`; it lives until the thread's next call."""
         rule = self._manifest.rules[place]
         if not self._coded:
             return self._scaled(place, rule, self.raw(place, start, shape))
-        turned = turn(shape, rule)
+        turned = input_axis_last(shape, input_axis(rule))
         codes, scales = code_shapes(turned, *self._format)
         row = start // rule.shape[rule.dim or 0]
         return self._quantized(
@@ -80,12 +80,6 @@ class Stored:
         if not self._manifest.form.exact:
             return stored
         return stored.to(compute(rule)).mul_(math.ldexp(1.0, -self._manifest.exponents[place]))
-
-
-def turn(shape: tuple[int, ...], rule: Rule) -> tuple[int, ...]:
-    """A part's shape with its input axis last."""
-    axis = input_axis(rule)
-    return (*shape[:axis], *shape[axis + 1 :], shape[axis])
 
 
 def compute(rule: Rule) -> torch.dtype:

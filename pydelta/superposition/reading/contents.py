@@ -14,7 +14,7 @@ from pydelta.superposition.reading.errors import relative_error
 if TYPE_CHECKING:
     import torch
 
-    from pydelta.superposition.reading.residual import Patch
+    from pydelta.superposition.reading.residual import ResidualElements
     from pydelta.superposition.reading.source import Source
 
 Pathlike = str | os.PathLike[str]
@@ -68,7 +68,7 @@ class Contents:
         self._superposed(model, tensor)
         return source(self.files, model, tensor)
 
-    def residual(self, model: str, tensor: str) -> Patch | None:
+    def residual(self, model: str, tensor: str) -> ResidualElements | None:
         """The elements of a superposed tensor of a model that the store keeps exactly.
 
         Returns:
@@ -81,9 +81,9 @@ class Contents:
         rule, file = self._superposed(model, tensor), self.files.residual.get(model)
         if file is None:
             return None
-        from pydelta.superposition.reading.residual import read_patch
+        from pydelta.superposition.reading.residual import read_residual
 
-        return read_patch(file, tensor, rule)
+        return read_residual(file, tensor, rule)
 
     def exact(self, model: str) -> dict[str, torch.Tensor]:
         """A model's own tensors, those whose rule is "exact", mapped into memory.

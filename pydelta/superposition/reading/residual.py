@@ -15,7 +15,7 @@ from pydelta.superposition.format.form import PLACES, VALUES
 from pydelta.superposition.format.rules import Rule
 
 
-class Patch(NamedTuple):
+class ResidualElements(NamedTuple):
     """Elements of one tensor.
 
     Attributes:
@@ -26,17 +26,17 @@ class Patch(NamedTuple):
     places: torch.Tensor
     values: torch.Tensor
 
-    def to(self, device: torch.device) -> Patch:
-        return Patch(self.places.to(device), self.values.to(device))
+    def to(self, device: torch.device) -> ResidualElements:
+        return ResidualElements(self.places.to(device), self.values.to(device))
 
-    def part(self, start: int, count: int) -> Patch:
+    def part(self, start: int, count: int) -> ResidualElements:
         """The elements that lie in a part of the tensor, as those of a tensor of its own.
 
         Args:
             start, count: the index of the part's first element, and their number.
         """
         first, last = torch.searchsorted(self.places, torch.tensor([start, start + count])).tolist()
-        return Patch(self.places[first:last] - start, self.values[first:last])
+        return ResidualElements(self.places[first:last] - start, self.values[first:last])
 
     def put(self, x: torch.Tensor) -> None:
         """Writes the elements into a tensor of any strides, bit for bit."""
@@ -61,7 +61,7 @@ class Patch(NamedTuple):
         found[own, self.places[at] - rows[own] * width] = self.values[at]
 
 
-def read_patch(file: Checkpoint, tensor: str, rule: Rule) -> Patch | None:
+def read_residual(file: Checkpoint, tensor: str, rule: Rule) -> ResidualElements | None:
     """What a file of a store, whose header has been checked, keeps of one tensor; None if nothing.
 
     Raises:
@@ -75,4 +75,4 @@ def read_patch(file: Checkpoint, tensor: str, rule: Rule) -> Patch | None:
         mask = rice.decode(code[1:], int(code[0]), len(values), math.prod(rule.shape))
     except ValueError as error:
         raise ValueError(f"{file.path}: tensor {PLACES + tensor!r}: {error}") from None
-    return Patch(torch.from_numpy(np.flatnonzero(mask)), values)
+    return ResidualElements(torch.from_numpy(np.flatnonzero(mask)), values)

@@ -27,8 +27,8 @@ from pydelta.superposition.format.files import StoreFiles
 from pydelta.superposition.format.log import append_log
 from pydelta.superposition.format.parts import cut, input_axis
 from pydelta.superposition.format.rules import BASE, SUPERPOSED, Rule
-from pydelta.superposition.reading.bucket_reader import Stored
-from pydelta.superposition.reading.residual import Patch, read_patch
+from pydelta.superposition.reading.bucket_reader import BucketReader
+from pydelta.superposition.reading.residual import ResidualElements, read_residual
 
 Sink = Callable[[str, torch.Tensor, int], object]
 """Takes a tensor's name, consecutive elements of it, and the index of the first."""
@@ -66,7 +66,7 @@ class Retrieval:
         self._name, self._model = name, manifest.models[name]
         if not calibrated:
             self._model = dataclasses.replace(self._model, lams={})
-        self._sums = Stored(files, manifest.bucket(name))
+        self._sums = BucketReader(files, manifest.bucket(name))
         self._exact, self._residual = files.exact[name], files.residual.get(name)
         self._slots = files.slots(name)
         self._work = Workspace()
@@ -99,22 +99,22 @@ class Retrieval:
         with progress(label, self.base.nbytes, show) as advance, Workers(advance) as workers:
             for name in names:
                 if self._unknown:
-                    workers.aside(functools.partial(self._verify, name))
+                    workers.submit_slow(functools.partial(self._verify, name))
                 self._start(workers, name, sink)
 
     def _start(self, workers: Workers, name: str, sink: Sink) -> None:
         rule = self._manifest.rules[name]
         if rule.rule != SUPERPOSED:
             home = self.base if rule.rule == BASE else self._exact
-            workers.part(functools.partial(_copy, home, name, sink))
+            workers.submit_part(functools.partial(_copy, home, name, sink))
             return
         place = self._slots[name]
         patch = None
         if self._residual is not None:
-            patch = workers.begin(functools.partial(read_patch, self._residual, name, rule))
+            patch = workers.submit(functools.partial(read_residual, self._residual, name, rule))
         for start, shape in _parts(rule):
             job = functools.partial(self._retrieve, name, place, start, shape, sink, patch)
-            (workers.part if rule.dim else workers.alone)(job)
+            (workers.submit_part if rule.dim else workers.run_alone)(job)
 
     def whole(self, name: str) -> torch.Tensor:
         """One superposed tensor without its residual, retrieved by the calling thread alone."""
@@ -131,7 +131,7 @@ class Retrieval:
         start: int,
         shape: tuple[int, ...],
         sink: Sink,
-        patch: Future[Patch | None] | None = None,
+        patch: Future[ResidualElements | None] | None = None,
     ) -> int:
         rule = self._manifest.rules[name]
         dtype = TORCH[rule.dtype]

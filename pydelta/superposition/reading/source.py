@@ -9,7 +9,7 @@ import torch
 from pydelta.core.quantized import Quantized
 from pydelta.core.random import Key, key
 from pydelta.superposition.format.files import StoreFiles
-from pydelta.superposition.reading.bucket_reader import Stored
+from pydelta.superposition.reading.bucket_reader import BucketReader
 
 
 class Source(NamedTuple):
@@ -33,5 +33,5 @@ def source(
     manifest = files.manifest
     entry = manifest.models[model]
     if superposed is None:  # to map it again takes longer than to retrieve a small tensor
-        superposed = Stored(files, manifest.bucket(model)).tensor(files.slots(model)[tensor])
+        superposed = BucketReader(files, manifest.bucket(model)).tensor(files.slots(model)[tensor])
     return Source(superposed, key(entry.seed, "signs", model, tensor), entry.lam(tensor, manifest.lam))

@@ -42,7 +42,7 @@ def verify(store: Path, base: Pathlike | None, *, show: bool) -> list[str]:
             digests = manifest.files[name] if manifest.version > 1 else None
             for tensor in file.names:
                 digest = None if digests is None else digests.get(tensor, "")
-                jobs.append(workers.begin(functools.partial(fault, file, tensor, digest)))
+                jobs.append(workers.submit(functools.partial(fault, file, tensor, digest)))
         if base is not None:
             problems += _base_problems(store, base, manifest, workers)
         return problems + [problem for job in jobs if (problem := job.result())]

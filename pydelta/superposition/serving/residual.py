@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from pydelta.superposition.reading.residual import Patch
+from pydelta.superposition.reading.residual import ResidualElements
 
 
 class Difference(NamedTuple):
@@ -35,7 +35,7 @@ class Difference(NamedTuple):
         return bags.T.reshape(*x.shape[:-1], len(self.offsets))
 
 
-def difference(patch: Patch, retrieved: torch.Tensor, *, turn: bool) -> Difference:
+def difference(patch: ResidualElements, retrieved: torch.Tensor, *, turn: bool) -> Difference:
     """What a patch adds to a product with a retrieved matrix.
 
     Args:

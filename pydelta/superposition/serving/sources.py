@@ -10,7 +10,7 @@ from pydelta.checkpoint.digest import tensor_digest
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.core.quantized import Quantized
 from pydelta.superposition.format.base import open_base, stamps
-from pydelta.superposition.reading.residual import Patch
+from pydelta.superposition.reading.residual import ResidualElements
 from pydelta.superposition.reading.source import Source, source
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Sources:
         self._superposed: dict[tuple[int, str], torch.Tensor | Quantized] = {}
         self._found: dict[tuple[str, str], tuple[tuple[int, str], Source]] = {}
         self._exact: dict[str, dict[str, torch.Tensor]] = {}
-        self._patches: dict[tuple[str, str], Patch | None] = {}
+        self._patches: dict[tuple[str, str], ResidualElements | None] = {}
 
     def base(self, name: str) -> torch.Tensor:
         if name not in self._base:
@@ -67,7 +67,7 @@ class Sources:
             self._exact[model] = {name: self._held(x) for name, x in self.store.exact(model).items()}
         return self._exact[model]
 
-    def patch(self, model: str, name: str) -> Patch | None:
+    def patch(self, model: str, name: str) -> ResidualElements | None:
         """The elements of a superposed tensor that the store keeps exactly."""
         if (model, name) not in self._patches:
             found = self.store.residual(model, name)

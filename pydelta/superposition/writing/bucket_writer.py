@@ -16,17 +16,17 @@ from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.writer import Shards, Writer, writing
 from pydelta.core.quantized import Quantized
-from pydelta.superposition.format.form import CODES, SCALES, Form
+from pydelta.superposition.format.form import CODES, SCALES, StorageForm
 from pydelta.superposition.format.manifest import Bucket
 from pydelta.superposition.format.parts import Part, cut
 from pydelta.superposition.format.rules import SUPERPOSED, Rule, slots
-from pydelta.superposition.reading.bucket_reader import Stored
-from pydelta.superposition.writing.summer import Summer, coded
+from pydelta.superposition.reading.bucket_reader import BucketReader
+from pydelta.superposition.writing.summer import DeltaSummer, coded
 
 SHARD_BYTES = 4 << 30
 
 
-class Sums:
+class BucketWriter:
     """Writes the sums of one bucket.
 
     Args:
@@ -41,13 +41,13 @@ class Sums:
         self,
         folder: Path,
         number: int,
-        form: Form,
+        form: StorageForm,
         rules: Mapping[str, Rule],
-        summer: Summer,
+        summer: DeltaSummer,
         *,
         shuffle_layers: bool,
         exponents: Mapping[str, int],
-        old: Stored | None = None,
+        old: BucketReader | None = None,
         open: bool = False,
     ) -> None:
         self._folder, self._form, self._rules, self._summer = folder, form, rules, summer
@@ -91,7 +91,7 @@ class Sums:
         for start, shape in cut(rule, width):
             part = Part(place, sources, rule, start, shape, masks)
             job = functools.partial(self._run, part, writer, totals)
-            (workers.part if rule.dim else workers.alone)(job)
+            (workers.submit_part if rule.dim else workers.run_alone)(job)
 
     def _run(self, part: Part, writer: Writer, totals: Writer) -> int:
         form = self._form

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pydelta.superposition.format.manifest import Bucket, Manifest
 
 
-def spread(powers: Mapping[str, float], count: int) -> list[tuple[str, ...]]:
+def balance_into_buckets(powers: Mapping[str, float], count: int) -> list[tuple[str, ...]]:
     """Models in buckets of equal size, or one less, whose powers balance.
 
     Largest first, ``count`` at a time: of each round the largest goes where there is least so far. It depends

@@ -22,16 +22,16 @@ from pydelta.superposition.format.manifest import (
     model_files,
 )
 from pydelta.superposition.format.rules import check_same
-from pydelta.superposition.reading.bucket_reader import Stored
+from pydelta.superposition.reading.bucket_reader import BucketReader
 from pydelta.superposition.reading.verify import fault
-from pydelta.superposition.writing.bucket_writer import Sums
+from pydelta.superposition.writing.bucket_writer import BucketWriter
 from pydelta.superposition.writing.buckets import open_bucket
 from pydelta.superposition.writing.commit import Change, changing
 from pydelta.superposition.writing.lambdas import calibrations_of, check_calibration, fit_lambdas
 from pydelta.superposition.writing.models import describe, model_fingerprint, settle, write_exact
 from pydelta.superposition.writing.options import weights_of
 from pydelta.superposition.writing.residual import with_residuals
-from pydelta.superposition.writing.summer import Summer
+from pydelta.superposition.writing.summer import DeltaSummer
 
 Buckets = tuple[Bucket, ...]
 
@@ -145,16 +145,18 @@ def _open(change: Change, base: Pathlike | None, name: str, path: Pathlike) -> t
 
 def _summer(
     manifest: Manifest, base: Checkpoint, name: str, tuned: Checkpoint, weight: float, seed: int
-) -> Summer:
+) -> DeltaSummer:
     """Of one model."""
-    return Summer(base, {name: tuned}, {name: weight}, {name: seed}, manifest.transform, manifest.masking)
+    return DeltaSummer(
+        base, {name: tuned}, {name: weight}, {name: seed}, manifest.transform, manifest.masking
+    )
 
 
-def _sums(change: Change, summer: Summer, index: int | None, *, open: bool) -> Sums:
+def _sums(change: Change, summer: DeltaSummer, index: int | None, *, open: bool) -> BucketWriter:
     manifest = change.manifest
     if index is not None:
         _check_total(change, index)
-    return Sums(
+    return BucketWriter(
         change.folder,
         0,
         manifest.form,
@@ -162,7 +164,7 @@ def _sums(change: Change, summer: Summer, index: int | None, *, open: bool) -> S
         summer,
         shuffle_layers=manifest.shuffle_layers,
         exponents=manifest.exponents,
-        old=None if index is None else Stored(change.files, index, total=True),
+        old=None if index is None else BucketReader(change.files, index, total=True),
         open=open,
     )
 

@@ -19,15 +19,15 @@ from pydelta.superposition.format.base import stamps
 from pydelta.superposition.format.log import log_line, writing_alone
 from pydelta.superposition.format.manifest import AUTO, LOG, STORE, Manifest, Model, exact_name
 from pydelta.superposition.format.rules import SUPERPOSED, Rule, check_same, rules_of
-from pydelta.superposition.writing.bucket_writer import Sums
-from pydelta.superposition.writing.buckets import spread
+from pydelta.superposition.writing.bucket_writer import BucketWriter
+from pydelta.superposition.writing.buckets import balance_into_buckets
 from pydelta.superposition.writing.commit import write_text
 from pydelta.superposition.writing.lambdas import check_calibration, fit_lambdas
 from pydelta.superposition.writing.models import describe, model_fingerprint, settle, write_exact
 from pydelta.superposition.writing.options import Options, check_group
 from pydelta.superposition.writing.residual import with_residuals
-from pydelta.superposition.writing.summer import Summer, fixed_exponents, power
-from pydelta.superposition.writing.transforms import Chooser
+from pydelta.superposition.writing.summer import DeltaSummer, fixed_exponents, power
+from pydelta.superposition.writing.transforms import TransformChooser
 
 
 def create(
@@ -90,7 +90,9 @@ class _Compression:
             exponents = fixed_exponents(self._base, self._rules, room) if form.exact else {}
             buckets = self._spread(workers)
             if options.transform == AUTO:
-                chooser = Chooser(self._base, self._models, self._rules, options, buckets, calibrations)
+                chooser = TransformChooser(
+                    self._base, self._models, self._rules, options, buckets, calibrations
+                )
                 self._rules = chooser.run(workers)
             sums = [self._sums(i, names, exponents) for i, names in enumerate(buckets)]
             models: dict[str, Model] = {}
@@ -126,19 +128,23 @@ class _Compression:
             return [tuple(self._models)]
         weights = self._options.weights
         powers = {
-            name: workers.begin(functools.partial(power, model, self._base, self._rules, weights[name]))
+            name: workers.submit(functools.partial(power, model, self._base, self._rules, weights[name]))
             for name, model in self._models.items()
         }
-        return spread({name: power.result() for name, power in powers.items()}, self._options.buckets)
+        return balance_into_buckets(
+            {name: power.result() for name, power in powers.items()}, self._options.buckets
+        )
 
-    def _sums(self, number: int, names: tuple[str, ...], exponents: Mapping[str, int]) -> tuple[Summer, Sums]:
+    def _sums(
+        self, number: int, names: tuple[str, ...], exponents: Mapping[str, int]
+    ) -> tuple[DeltaSummer, BucketWriter]:
         options, form = self._options, self._form
         seeds = dict.fromkeys(names, options.seed)
         models = {name: self._models[name] for name in names}
-        summer = Summer(self._base, models, options.weights, seeds, options.transform, options.masking)
+        summer = DeltaSummer(self._base, models, options.weights, seeds, options.transform, options.masking)
         last = number == options.buckets - 1
         room = form.room or len(names)
-        sums = Sums(
+        sums = BucketWriter(
             self._folder,
             number,
             form,
@@ -150,13 +156,13 @@ class _Compression:
         )
         return summer, sums
 
-    def _finish(self, name: str, summer: Summer, workers: Workers) -> Model:
+    def _finish(self, name: str, summer: DeltaSummer, workers: Workers) -> Model:
         write_exact(self._folder, self._base, name, self._models[name], self._rules)
         seal = model_fingerprint(self._models[name], workers, whole=self._form.exact)
         return describe(summer, name, self._options.weights[name], self._options.seed, seal, self._rules)
 
     def _hash(self, workers: Workers, name: str) -> None:
-        workers.aside(functools.partial(self._digest, name))
+        workers.submit_slow(functools.partial(self._digest, name))
 
     def _digest(self, name: str) -> int:
         self._digests[name] = tensor_digest(self._base, name)

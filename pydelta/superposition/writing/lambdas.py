@@ -34,14 +34,14 @@ from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import Workspace
 from pydelta.core.mask_names import RANDOM
-from pydelta.core.masks import Ready
+from pydelta.core.masks import KernelMask
 from pydelta.core.random import key
 from pydelta.ops import merge_into, retrieve
 from pydelta.superposition.format.files import StoreFiles
 from pydelta.superposition.format.manifest import Manifest
 from pydelta.superposition.format.parts import cut, input_axis
 from pydelta.superposition.format.rules import SUPERPOSED, Rule
-from pydelta.superposition.reading.bucket_reader import Stored, compute
+from pydelta.superposition.reading.bucket_reader import BucketReader, compute
 
 Calibrations = Mapping[str, Pathlike | Calibration]
 
@@ -148,7 +148,7 @@ class _Fit:
         self._manifest = manifest = files.manifest
         self._name, self._base, self._tuned = name, base, tuned
         self._model, self._slots = manifest.models[name], files.slots(name)
-        self._sums = Stored(files, manifest.bucket(name))
+        self._sums = BucketReader(files, manifest.bucket(name))
         self._work = Workspace()
 
     def run(self, calibration: Calibration, workers: Workers) -> dict[str, float]:
@@ -157,27 +157,27 @@ class _Fit:
             rule, mask = self._manifest.rules[tensor], self._mask(tensor, workers)
             for start, shape in cut(rule, 2 * ITEMSIZE[rule.dtype] + 28):
                 job = functools.partial(self._add, found[tensor], tensor, layer, mask, start, shape)
-                (workers.part if rule.dim else workers.alone)(job)
+                (workers.submit_part if rule.dim else workers.run_alone)(job)
         workers.finish()
         return {
             tensor: _best(layer.output_norm2 or 0.0, found[tensor])
             for tensor, layer in calibration.layers.items()
         }
 
-    def _mask(self, tensor: str, workers: Workers) -> Future[Ready] | None:
+    def _mask(self, tensor: str, workers: Workers) -> Future[KernelMask] | None:
         """Begins the mask that has taken the smaller or larger elements of the delta, if any."""
         masking = self._manifest.masking
         if masking.mask in (None, RANDOM):
             return None
         given = self._base, self._tuned, self._model.seed, self._name, tensor
-        return workers.begin(functools.partial(masking.of, *given))
+        return workers.submit(functools.partial(masking.of, *given))
 
     def _add(
         self,
         found: list[_Norms],
         tensor: str,
         layer: LayerStatistics,
-        mask: Future[Ready] | None,
+        mask: Future[KernelMask] | None,
         start: int,
         shape: tuple[int, ...],
     ) -> int:

@@ -16,7 +16,7 @@ from pydelta.checkpoint.workspace import check_finite
 from pydelta.checkpoint.writer import writing
 from pydelta.superposition.format.manifest import Model, exact_name
 from pydelta.superposition.format.rules import EXACT, SUPERPOSED, Rule
-from pydelta.superposition.writing.summer import Summer
+from pydelta.superposition.writing.summer import DeltaSummer
 
 
 def write_exact(
@@ -39,14 +39,14 @@ def write_exact(
 def model_fingerprint(model: Checkpoint, workers: Workers, *, whole: bool) -> str:
     """Over sampled bytes, or over all."""
     digests = {
-        name: workers.begin(functools.partial(tensor_digest, model, name, sampled=not whole))
+        name: workers.submit(functools.partial(tensor_digest, model, name, sampled=not whole))
         for name in model.names
     }
     return fingerprint(model, {name: digest.result() for name, digest in digests.items()})
 
 
 def describe(
-    summer: Summer, name: str, weight: float, seed: int, print_: str, rules: Mapping[str, Rule]
+    summer: DeltaSummer, name: str, weight: float, seed: int, print_: str, rules: Mapping[str, Rule]
 ) -> Model:
     """What ``store.json`` says about a model that has been summed."""
     norms = {tensor: summer.norm2(name, tensor) for tensor, rule in rules.items() if rule.rule == SUPERPOSED}
@@ -69,7 +69,7 @@ def settle(
     for name in names:
         file = Checkpoint(folder / name)
         jobs = {
-            tensor: workers.begin(functools.partial(tensor_digest, file, tensor)) for tensor in file.names
+            tensor: workers.submit(functools.partial(tensor_digest, file, tensor)) for tensor in file.names
         }
         pending.append((name, file, jobs))
     digests, final = {}, {}

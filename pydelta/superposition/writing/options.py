@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from pydelta.core import check
 from pydelta.core.random import Key
-from pydelta.superposition.format.form import BITS, DTYPES, EXACT_ROOM, RATES, Form
+from pydelta.superposition.format.form import BITS, DTYPES, EXACT_ROOM, RATES, StorageForm
 from pydelta.superposition.format.manifest import (
     AUTO,
     TRANSFORMS,
@@ -30,7 +30,7 @@ class Options:
     shuffle_layers: bool
     seed: int
     lam: float
-    form: Form
+    form: StorageForm
     buckets: int
     weights: Mapping[str, float]
     masking: Masking
@@ -51,7 +51,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Dial:
+class FormArguments:
     """What decides how sums are kept; see :meth:`Superposition.create`.
 
     Raises:
@@ -102,7 +102,7 @@ class Dial:
         if not coded and not self.exact and self.room is not None:
             raise ValueError(f"[compress] room is of codes and exact sums, got {self.room}: others need none")
 
-    def turn(self, count: int) -> tuple[Form, int]:
+    def resolve(self, count: int) -> tuple[StorageForm, int]:
         """How ``count`` models are kept, and in how many buckets.
 
         Raises:
@@ -121,7 +121,7 @@ class Dial:
             room = largest if bits is not None else max(EXACT_ROOM, count) if self.exact else None
         elif largest > room:
             raise ValueError(f"[compress] room must hold the {largest} models of a bucket, got {room}")
-        return Form(self.dtype, bits, self.group, self.exact, room), buckets
+        return StorageForm(self.dtype, bits, self.group, self.exact, room), buckets
 
 
 def weights_of(models: Iterable[str], weights: Mapping[str, float] | None) -> dict[str, float]:

@@ -20,7 +20,7 @@ import torch
 from pydelta.checkpoint import Checkpoint, rice
 from pydelta.checkpoint.elements import put, take
 from pydelta.checkpoint.progress import progress
-from pydelta.checkpoint.spool import Waiting
+from pydelta.checkpoint.spool import Spool
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.writer import writing
 from pydelta.core.masks import MagnitudeMask
@@ -97,11 +97,11 @@ def _write(
     names = [name for name, rule in retrieval.rules.items() if rule.rule == SUPERPOSED]
     left: dict[str, float] = {}
     begun: deque[Future[_Found]] = deque()
-    with Waiting(path.parent) as waiting:
+    with Spool(path.parent) as waiting:
         for i, name in enumerate(names):
             while len(begun) + i < len(names) and len(begun) <= _AHEAD:
                 job = functools.partial(_find, retrieval, tuned, names[i + len(begun)], fraction)
-                begun.append(workers.begin(job))
+                begun.append(workers.submit(job))
             stored, left[name] = begun.popleft().result()
             for kind, x in zip((VALUES, PLACES), stored, strict=False):
                 waiting.add(kind + name, x)

@@ -1,4 +1,4 @@
-"""Sums of deltas part by part, their norms, and whether they are finite."""
+"""BucketWriter of deltas part by part, their norms, and whether they are finite."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import Workspace, check_finite
 from pydelta.core.check import compute_dtype
-from pydelta.core.masks import Ready
+from pydelta.core.masks import KernelMask
 from pydelta.core.quantized import Quantized
 from pydelta.core.random import Key, key
 from pydelta.ops import merge_into, quantize, superpose
-from pydelta.superposition.format.form import Form
+from pydelta.superposition.format.form import StorageForm
 from pydelta.superposition.format.manifest import Loss
 from pydelta.superposition.format.mask import Masking
 from pydelta.superposition.format.parts import Part, input_axis
@@ -29,7 +29,7 @@ from pydelta.superposition.format.rules import SUPERPOSED, Rule
 _SMALL, _RUN, _PERIOD = 1 << 18, 32, 1031
 
 
-class Summer:
+class DeltaSummer:
     """S[place] = sum_k w_k T_k(m_k(tuned_k - base)), the models in the order of their names.
 
     Args:
@@ -66,7 +66,7 @@ class Summer:
         norms = self._norms[model][tensor]
         return Loss(_six(x.delta for x in norms), _six(x.lost for x in norms))
 
-    def masks(self, sources: Mapping[str, str], workers: Workers) -> dict[str, Future[Ready]]:
+    def masks(self, sources: Mapping[str, str], workers: Workers) -> dict[str, Future[KernelMask]]:
         """Begins the masks of the deltas that are summed in one place.
 
         A worker that needs one waits for it: it was begun before, so it is done or on its way.
@@ -74,7 +74,7 @@ class Summer:
         if not self.masked:
             return {}
         return {
-            model: workers.begin(
+            model: workers.submit(
                 functools.partial(
                     self._masking.of, self.base, checkpoint, self.seeds[model], model, sources[model]
                 )
@@ -94,7 +94,7 @@ class Summer:
         """
         return self._sum(self._terms(part), part, dtype, old)
 
-    def codes(self, part: Part, form: Form) -> Quantized:
+    def codes(self, part: Part, form: StorageForm) -> Quantized:
         """The codes of one part of a sum, which is itself nowhere in memory unless layers are shuffled."""
         terms = self._terms(part)
         if not _one_base(terms):
@@ -202,7 +202,7 @@ class Summer:
             raise ValueError(f"{self.base.path}: the sum of the deltas of {names} overflows {out.dtype}")
 
 
-def coded(total: torch.Tensor, rule: Rule, form: Form) -> Quantized:
+def coded(total: torch.Tensor, rule: Rule, form: StorageForm) -> Quantized:
     """The codes of a part of a sum."""
     assert form.bits is not None
     return quantize(total.movedim(input_axis(rule), -1), bits=form.bits, group=form.group)

@@ -27,10 +27,10 @@ from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.workers import Workers
 from pydelta.core.check import compute_dtype
 from pydelta.core.mask_names import RANDOM
-from pydelta.core.masks import RandomMask, Ready
+from pydelta.core.masks import KernelMask, RandomMask
 from pydelta.core.quantized import Quantized
 from pydelta.core.random import Key, key
-from pydelta.superposition.format.form import Form
+from pydelta.superposition.format.form import StorageForm
 from pydelta.superposition.format.rules import SUPERPOSED, Rule, slot_groups, slots
 from pydelta.superposition.writing.options import Options
 
@@ -41,7 +41,7 @@ _ELEMENTS, _FEW, _MANY = 1 << 18, 16, 64
 Errors = Mapping[str, float]
 
 
-class Chooser:
+class TransformChooser:
     """Chooses the transform of every superposed tensor.
 
     Args:
@@ -68,7 +68,7 @@ class Chooser:
     def run(self, workers: Workers) -> dict[str, Rule]:
         """The rules with a transform each; tensors that may change places have one between them."""
         places = [name for name, rule in self._rules.items() if rule.rule == SUPERPOSED]
-        errors = {place: workers.begin(functools.partial(self._errors, place)) for place in places}
+        errors = {place: workers.submit(functools.partial(self._errors, place)) for place in places}
         groups = [members for _, members in slot_groups(self._rules)]
         if not self._options.shuffle_layers:
             groups = [[place] for place in places]
@@ -126,7 +126,7 @@ class Chooser:
         masking, seed = self._options.masking, self._options.seed
         if masking.keep is None:
             return delta
-        mask: Ready = RandomMask(masking.keep, key(seed, "mask", model, name))
+        mask: KernelMask = RandomMask(masking.keep, key(seed, "mask", model, name))
         if masking.mask != RANDOM:
             drop = masking.drop_large or 0.0
             mask = ops.magnitude_threshold(delta, keep=masking.keep, drop_large=drop)
@@ -148,7 +148,7 @@ def _summed(
     keys: Sequence[Key],
     weights: Sequence[float],
     transform: str,
-    form: Form,
+    form: StorageForm,
 ) -> torch.Tensor | Quantized:
     """The rows as a store of this form holds them."""
     if form.bits is None:
