@@ -1,7 +1,8 @@
-"""How long the sentences of the pages are: `python docs/words.py` prints a line a page, and each long sentence and line.
+"""How long the pages' sentences are: `python docs/words.py` prints a line a page.
 
-Prose is what is left of a page without code, tables, headings and comments; a list's item is a paragraph of its own. Pages that
-`docs/make_pages.py` makes are not read. Inline code is one word, and a link is its text.
+With -v it prints each long sentence and line too. Prose is what is left of a page without code, tables,
+headings and comments; a list's item is a paragraph of its own. Pages that `docs/make_pages.py` makes are not
+read. Inline code is one word, and a link is its text.
 """
 
 import re
@@ -106,8 +107,8 @@ def main(verbose: bool) -> None:
     for page in [*found, everything]:
         lengths = [words(sentence) for sentence in page.sentences] or [0]
         print(
-            f"{page.name:<36} {len(page.sentences):9}  {statistics.median(lengths):6.1f}  {tenth(lengths):11}  "
-            f"{max(lengths):7}  {len(page.wide):10}"
+            f"{page.name:<36} {len(page.sentences):9}  {statistics.median(lengths):6.1f}  "
+            f"{tenth(lengths):11}  {max(lengths):7}  {len(page.wide):10}"
         )
     for page in found if verbose else []:
         for sentence in page.sentences:

@@ -1,4 +1,4 @@
-"""The pages are written in short sentences and lines; docs/words.py counts, and says with -v which ones are long."""
+"""The pages are written in short sentences and lines; `python docs/words.py -v` says which ones are long."""
 
 import statistics
 
