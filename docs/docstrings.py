@@ -84,12 +84,9 @@ def _marked(text: str, anchors: dict[str, str]) -> str:
 
     def linked(found: re.Match[str]) -> str:
         name = found[1]
-        full = next((n for n in (name, f"pydelta.{name}") if n in anchors), None)
-        methodless, _, method = name.removeprefix("pydelta.").rpartition(".")
-        if full is not None:
-            return f"[`{name}`](#{anchors[full]})"
-        if methodless and any(n.endswith(f".{methodless}") for n in anchors):
-            return f"[`{name}`](#{slug(f'{methodless}.{method}')})"
+        for spelled in (name, f"pydelta.{name}", ".".join(name.split(".")[-2:])):
+            if spelled in anchors:
+                return f"[`{name}`](#{anchors[spelled]})"
         return f"`{name}`"
 
     parts = re.split(r"(``[^`]+``|:[a-z]+:`[^`]+`|`[^`]+`)", text)

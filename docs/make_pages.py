@@ -158,6 +158,8 @@ def api() -> str:
     """The page of the Python interface."""
     public = members()
     anchors = {name: slug(_heading(name, value)) for name, _, value in public}
+    for kind in (value for _, _, value in public if inspect.isclass(value)):
+        anchors |= {f"{kind.__name__}.{name}": slug(f"{kind.__name__}.{name}") for name, _ in methods(kind)}
     lines = [
         "# The Python interface",
         "",
@@ -244,6 +246,8 @@ def _member(name: str, value: Any, anchors: dict[str, str]) -> Iterator[str]:
         yield from prose(value.__doc__, anchors)
         return
     yield from _signature(short, value)
+    if inspect.isclass(value):
+        anchors = anchors | {name: anchors[f"{value.__name__}.{name}"] for name, _ in methods(value)}
     yield from prose(value.__doc__, anchors)
     for method, found in methods(value) if inspect.isclass(value) else ():
         label = f"{value.__name__}.{method}"
