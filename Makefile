@@ -42,7 +42,7 @@ build/sanitize/done: $(VENV)/dev
 
 KERNELS := hadamard sign_flip rotate superpose retrieve magnitude_threshold mask_rescale merge_into quantize codes \
 	superposed_linear vera_matrix square_sums sam_perturb_ sam_restore_ adamr_step_
-KERNEL_TESTS := $(patsubst %,tests/test_%.py,$(KERNELS))
+KERNEL_TESTS := $(patsubst %,tests/ops/test_%.py,$(KERNELS))
 sanitize: build/sanitize/done  ## the kernels' tests under the sanitizers
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize $(BIN)/pytest -n 2 --dist loadfile -k cpu $(KERNEL_TESTS)

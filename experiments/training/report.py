@@ -16,8 +16,7 @@ Cells = dict[str, dict[str, list[float]]]
 
 
 def write(result: Mapping[str, Any], out: Path) -> None:
-    """OUT/results/saft-FAMILY.json and .png, and the family's tables in OUT/results/training.md, whose text is
-    written by hand."""
+    """Writes OUT/results/saft-FAMILY.json and .png, and the family's tables in OUT/results/training.md."""
     family = result["family"]
     path = out / "results" / f"saft-{family}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,9 @@ r"""Does training decide how well a delta merges? Five optimizers, six merges, s
         --score 150 --choice 60 --out OUT
 
 Every model starts from one base and sees the same batches in the same order. Merges choose their coefficient
-on inputs apart from the test. Writes OUT/results/saft-digits.json, saft-digits.png and the tables
-of OUT/results/training.md; for a FOLDER with a finetune.py the same with "sentences". What was tuned and judged there
-stays in DIR, so a run that was cut off goes on; with --optimizers several processes share the work.
+on inputs apart from the test. Writes OUT/results/saft-digits.json, saft-digits.png and the tables of
+OUT/results/training.md; for a FOLDER with a finetune.py the same with "sentences". What was tuned and judged
+there stays in DIR, so a run that was cut off goes on; with --optimizers several processes share the work.
 """
 
 from __future__ import annotations
