@@ -210,7 +210,7 @@ def load(path: str | os.PathLike[str], module: nn.Module, name: str = "default")
     """Attaches the adapter of a file to a module, and uses it.
 
     Args:
-        path: made by :meth:`Adapters.save`.
+        path: made by :func:`save`.
         module: as at :func:`attach`; its layers are found by name.
         name: the adapter's.
 
