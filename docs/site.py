@@ -1,4 +1,4 @@
-"""What the site takes from outside of docs: README is its first page, and the pages beside README are pages too."""
+"""What the site takes from outside of docs: README is its first page, other pages are pages too."""
 
 import re
 from pathlib import Path
