@@ -24,6 +24,7 @@ from pydelta.superposition.reading.bucket_reader import Stored
 from pydelta.superposition.writing.summer import Summer, coded
 
 SHARD_BYTES = 4 << 30
+"""A file of sums takes at most so much, or one tensor."""
 
 
 class Sums:
