@@ -15,7 +15,7 @@ from pydelta.optim._bases import Bases, match
 from pydelta.optim._perturbing import Moved, Perturbing
 from pydelta.optim._sharded import local, over_shards, spread
 
-_PIECE = 1 << 20  # variates made at once
+_PIECE = 1 << 20  # variates made at once: it bounds memory beside the weights
 
 
 class MergePerturbation(Perturbing):

@@ -29,7 +29,7 @@ Sink = Callable[[str, torch.Tensor, int], object]
 Masks = list[list[Chosen]]
 """By output and by term."""
 
-_AHEAD = 4  # tensors whose masks are made before they are merged
+_AHEAD = 4  # tensors whose masks are made before they are merged: it bounds the memory of masks
 
 
 class CheckpointMerge:

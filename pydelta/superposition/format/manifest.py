@@ -16,7 +16,7 @@ FORMAT, VERSION = "pydelta-superposition", 3
 TRANSFORMS = ("none", "sign", "hadamard")
 AUTO = "auto"
 STORE, LOG, EXACT_FOLDER, RESIDUAL_FOLDER = "store.json", "log.jsonl", "exact", "residual"
-_NAME_LIMIT = 200
+_NAME_LIMIT = 200  # of the file that a model's exact tensors lie in; file systems take 255
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,6 +36,7 @@ from pydelta.superposition.writing.options import Options
 CANDIDATES = ("sign", "hadamard")
 _GAIN = 0.9  # the form's own transform stays unless the other leaves less than this share of its error
 _ELEMENTS, _FEW, _MANY = 1 << 18, 16, 64
+"""Elements of a sample, and its least and most rows: they bound time and memory."""
 
 Errors = Mapping[str, float]
 
