@@ -1,4 +1,4 @@
-"""What the site takes from outside of docs: README is its first page, other pages are pages too."""
+"""Hooks of the site: README is its first page, the pages beside README are pages too, and so is each decision."""
 
 import re
 from pathlib import Path
@@ -14,6 +14,17 @@ BESIDE = {
     "RELEASE.md": "RELEASE.md",
 }
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+
+
+def on_config(config: Any) -> Any:
+    """Every decision has a place below the section of that name."""
+    for section in config.nav:
+        for title, entry in section.items():
+            if entry == "decisions/":
+                names = sorted(path.name for path in (ROOT / "docs/decisions").glob("*.md"))
+                names.sort(key=lambda name: name != "README.md")
+                section[title] = [f"decisions/{name}" for name in names]
+    return config
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -37,7 +48,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return f"[{text}]({depth}{BESIDE[beside]}{anchor})"
         folder = ROOT if page.file.src_uri in BESIDE.values() else (ROOT / "docs" / page.file.src_uri).parent
         inside = (folder / target).resolve()
-        if inside.exists() and not inside.is_relative_to(ROOT / "docs"):
+        if target.endswith(".py") or (inside.exists() and not inside.is_relative_to(ROOT / "docs")):
             return text
         return found[0]
 
