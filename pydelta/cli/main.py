@@ -12,25 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pydelta.cli import (
-    add,
-    compress,
-    demo,
-    diff,
-    env,
-    export,
-    inspect,
-    list,
-    merge,
-    patch,
-    prune,
-    remove,
-    retrieve,
-    seal,
-    similarity,
-    vera,
-    verify,
-)
+from pydelta.cli import demo, diff, env, inspect, merge, patch, prune, similarity, vera
+from pydelta.cli.stores import add, compress, export, list, remove, retrieve, seal, verify
 from pydelta.core.version import __version__
 
 STORES = (compress, retrieve, add, remove, seal, export, list, verify)
