@@ -94,11 +94,11 @@ def _arrange(
     infos: list[TensorInfo], like: Checkpoint, out: Path
 ) -> tuple[Shards, dict[str, dict[str, str]]]:
     """The layout of ``like`` with the dtypes and shapes of ``infos``."""
-    given = {info.name: info for info in infos}
-    if given.keys() != like.tensors.keys():
-        differ = ", ".join(sorted(given.keys() ^ like.tensors.keys()))
+    by_name = {info.name: info for info in infos}
+    if by_name.keys() != like.tensors.keys():
+        differ = ", ".join(sorted(by_name.keys() ^ like.tensors.keys()))
         raise ValueError(
             f"[save_checkpoint] tensors must have the names of {like.path}, they differ in {differ}"
         )
     shards, heads = layout_of(like, out)
-    return {file: [given[info.name] for info in wanted] for file, wanted in shards.items()}, heads
+    return {file: [by_name[info.name] for info in wanted] for file, wanted in shards.items()}, heads

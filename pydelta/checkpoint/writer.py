@@ -114,7 +114,7 @@ class Writer:
 
     def __init__(self, folder: Path, shards: Shards, metadata: Mapping[str, dict[str, str]]) -> None:
         self._folder, self._metadata = folder, metadata
-        self._home = {info.name: file for file, tensors in shards.items() for info in tensors}
+        self._file_of = {info.name: file for file, tensors in shards.items() for info in tensors}
         self._unopened = dict(shards)
         self._open: dict[str, TensorFile] = {}
         self._unsynced = 0
@@ -124,16 +124,16 @@ class Writer:
 
     def write(self, name: str, part: torch.Tensor, start: int = 0) -> int:
         """As :meth:`TensorFile.write`."""
-        home = self._home[name]
+        file_name = self._file_of[name]
         with self._lock:
-            if home in self._unopened:
-                self._start(home)
-            file = self._open[home]
+            if file_name in self._unopened:
+                self._start(file_name)
+            file = self._open[file_name]
         written = file.write(name, part, start)
         with self._lock:
             self._unsynced += written
-            if file.done and home in self._open:
-                self._syncs.append(self._background.submit(self._open.pop(home).close))
+            if file.done and file_name in self._open:
+                self._syncs.append(self._background.submit(self._open.pop(file_name).close))
             elif self._unsynced >= SYNC_BYTES:
                 self._syncs.append(self._background.submit(file.sync))
                 self._unsynced = 0
