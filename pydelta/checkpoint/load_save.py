@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydelta.checkpoint.header import TensorInfo
+from pydelta.checkpoint.header import ITEMSIZE, TensorInfo
 from pydelta.checkpoint.layout import layout_of, output
 from pydelta.checkpoint.reader import SINGLE, Checkpoint
 from pydelta.checkpoint.staging import check_output
@@ -24,7 +24,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         path: a Hugging Face folder (one file or shards) or one safetensors file.
 
     Returns:
-        name -> CPU tensor, with the file's dtypes and shapes.
+        name -> CPU tensor, with the file's dtypes and shapes; (nbytes,) uint8 where torch lacks the dtype.
 
     Raises:
         OSError: a file cannot be read.
@@ -100,5 +100,10 @@ def _arrange(
         raise ValueError(
             f"[save_checkpoint] tensors must have the names of {like.path}, they differ in {differ}"
         )
+    for info in like.tensors.values():
+        # What torch has no dtype for came from load_checkpoint as bytes.
+        held = by_name[info.name]
+        if info.dtype not in ITEMSIZE and (held.dtype, held.shape) == ("U8", info.as_read):
+            by_name[info.name] = info
     shards, heads = layout_of(like, out)
     return {file: [by_name[info.name] for info in wanted] for file, wanted in shards.items()}, heads

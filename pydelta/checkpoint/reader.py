@@ -39,7 +39,7 @@ class Checkpoint:
         self._header_of: dict[str, Header] = {}
         self.tensors: dict[str, TensorInfo] = {}
         for header in self.shards.values():
-            for info in sorted(header.tensors.values(), key=lambda info: info.offset):
+            for info in header.tensors.values():
                 if (other := self._header_of.get(info.name)) is not None:
                     raise ValueError(f"{header.path}: tensor {info.name!r} is also in {other.path.name}")
                 self._header_of[info.name] = header
@@ -76,6 +76,8 @@ class Checkpoint:
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor, on the CPU. Its pages are the file's, and go when it goes; writing to it copies them.
+
+        A dtype that torch lacks is carried as bytes: (nbytes,) uint8.
 
         Raises:
             KeyError: there is no tensor of that name.

@@ -55,7 +55,7 @@ class TensorFile:
         """Writes consecutive elements of one tensor; threads may write parts at the same time.
 
         Args:
-            part: a contiguous CPU tensor of the header's dtype.
+            part: a contiguous CPU tensor of the header's dtype; uint8 where that is carried as bytes.
             start: the index of its first element in the whole.
 
         Returns:
@@ -66,11 +66,11 @@ class TensorFile:
             ValueError: dtype or number of elements does not fit the header.
             OSError: the disk is full.
         """
-        from pydelta.checkpoint.tensors import NAMES, buffer, write_at
+        from pydelta.checkpoint.tensors import TORCH, buffer, write_at
 
         info, data = self._tensors[name], buffer(part)
         first = start * part.element_size()
-        if NAMES.get(part.dtype) != info.dtype or len(data) > min(info.nbytes - first, self._left[name]):
+        if part.dtype != TORCH[info.dtype] or len(data) > min(info.nbytes - first, self._left[name]):
             raise ValueError(f"{self.path}: tensor {name!r} must be {info.dtype} of shape {info.shape}")
         write_at(self._file, data, info.offset + first)
         with self._lock:

@@ -86,7 +86,7 @@ def _header(name: str, state: Any) -> _Memory:
     for tensor, x in state.items():
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"[merge] {tensor} of {name} must be a tensor, got {type(x).__name__}")
-        if x.dtype not in NAMES or x.layout is not torch.strided:
+        if x.dtype not in NAMES or x.is_complex() or x.layout is not torch.strided:
             raise TypeError(f"[merge] {tensor} of {name} must be dense and real, got {x.dtype}, {x.layout}")
         infos[tensor] = TensorInfo(tensor, NAMES[x.dtype], tuple(x.shape))
     return _Memory(name, infos)
