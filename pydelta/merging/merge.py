@@ -59,8 +59,9 @@ def merge(
     della_linear (arXiv 2406.11617), breadcrumbs, breadcrumbs_ties (arXiv 2312.06795). None in a dial is the
     method's own default; a dial that the method does not have is an error. Sums run in the order of the
     models' names and a mask depends on seed, model and tensor alone, so the result depends neither on the
-    order of the models nor on threads, device or files. Integers, bools and empty tensors are the base's;
-    tied weights are merged once.
+    order of the models nor on threads, device or files. Integers, bools and empty tensors are the base's,
+    and so are positions (0, 1, 2 and on) of any dtype; integers that differ from the base's and quantised
+    weights are refused. Tied weights are merged once.
 
     Args:
         base: what the models were tuned from: a state dict, or the path of a checkpoint. None for linear.
@@ -100,7 +101,8 @@ def merge(
     Raises:
         TypeError: something is of the wrong kind.
         ValueError: an unknown method or dial, a value out of range, checkpoints that do not fit (all problems
-            in one sentence), NaN or Inf in a tensor, an existing ``out`` without ``force``.
+            in one sentence), quantised models, integers that differ, NaN or Inf in a tensor or in the result,
+            an existing ``out`` without ``force``.
         OSError: a file cannot be read or written.
     """
     chosen = METHODS.get(method)

@@ -14,6 +14,7 @@ import torch
 
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
+from pydelta.checkpoint.kinds import counts_up, is_index, same_bytes
 from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.tensor_names import FLOATS, group_of
@@ -21,6 +22,7 @@ from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import PART_BYTES, Workspace, check_part
 from pydelta.core.check import compute_dtype
+from pydelta.merging.planning.kept import kept_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,17 +55,28 @@ class Similarity:
 def similarity(base: Pathlike, models: Mapping[str, Pathlike], *, show: bool = False) -> Similarity:
     """Reads base and models once and compares their deltas; floating tensors of all of them count.
 
+    Positions (0, 1, 2 and on) and what else is called an index are left out.
+
     Raises:
-        ValueError: names or shapes differ (all problems in one sentence), or NaN or Inf in a tensor.
+        ValueError: names or shapes differ (all problems in one sentence), a model is quantised, or NaN or Inf
+            in a tensor.
         OSError: a file cannot be read.
     """
     origin = Checkpoint(base)
     tuned = {name: Checkpoint(path) for name, path in models.items()}
-    problems = [problem for name, model in tuned.items() for problem in _problems(name, model, origin)]
+    sources = {"base": origin, **tuned}
+    kept, problems = kept_tensors(origin, sources, same_bytes, counts_up, prunes=True)
+    problems = problems or [
+        fault for name, model in tuned.items() for fault in _problems(name, model, origin)
+    ]
     if problems:
         raise ValueError("; ".join(problems))
     reader = _Reader(origin, tuned)
-    names = [info.name for info in origin.tensors.values() if info.dtype in FLOATS and info.nbytes]
+    names = [
+        info.name
+        for info in origin.tensors.values()
+        if info.dtype in FLOATS and info.nbytes and info.name not in kept
+    ]
     sizes = sum(model.tensors[name].nbytes for model in [origin, *tuned.values()] for name in names)
     with progress("similarity", sizes, show) as advance, Workers(advance) as workers:
         for name in names:
@@ -166,6 +179,8 @@ class _Reader:
 def _problems(name: str, model: Checkpoint, base: Checkpoint) -> list[str]:
     problems = []
     for info in base.tensors.values():
+        if is_index(info.name):
+            continue
         other = model.tensors.get(info.name)
         if other is None:
             problems.append(f"{name} ({model.path}) lacks {info.name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pydelta.checkpoint.header import TensorInfo
@@ -23,6 +23,7 @@ def plan(
     base: Model | None,
     models: Mapping[str, Model],
     policy: Mismatches,
+    kept: Collection[str] = (),
 ) -> tuple[list[TensorPlan], list[str]]:
     """(the tensors of the result, what is wrong).
 
@@ -30,6 +31,7 @@ def plan(
         origin: gives the result its names, shapes and layout, and what is not merged.
         base: what deltas are from; None where the models themselves are averaged.
         models: by name, in the order of the names.
+        kept: tensors that are the origin's, whatever they hold.
     """
     sources = models if base is None else {"base": base, **models}
     problems = [
@@ -37,7 +39,8 @@ def plan(
     ]
     depth = Depth(list(origin.tensors))
     maker = _Maker(recipe, method, base, models, policy, depth)
-    items = [maker.item(info) for info in origin.tensors.values()]
+    tensors = origin.tensors.values()
+    items = [TensorPlan(info) if info.name in kept else maker.item(info) for info in tensors]
     problems += maker.problems
     problems += group_faults(items) + layer_faults(recipe, origin)
     return items, list(dict.fromkeys(problems))
