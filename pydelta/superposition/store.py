@@ -109,14 +109,14 @@ class Superposition(Contents):
         from pydelta.superposition.writing.options import FormArguments, Options, weights_of
 
         form_arguments = FormArguments(dtype, rate, bits, buckets, group, exact, room)
-        given = weights_of(models, weights)
-        seen = calibrations_of(calibration, given)
-        form, number = form_arguments.resolve(len(given))
+        all_weights = weights_of(models, weights)
+        calibrations = calibrations_of(calibration, all_weights)
+        form, number = form_arguments.resolve(len(all_weights))
         chosen = form.transform if transform is None else transform
         masking = Masking(mask, keep, drop_large)
-        options = Options(chosen, shuffle_layers, seed, lam, form, number, given, masking, residual)
+        options = Options(chosen, shuffle_layers, seed, lam, form, number, all_weights, masking, residual)
         path = create(
-            base, models, out, options, input_dims=input_dims, calibrations=seen, force=force, show=progress
+            base, models, out, options, input_dims=input_dims, calibrations=calibrations, force=force, show=progress
         )
         return cls.open(path)
 

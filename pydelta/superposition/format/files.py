@@ -27,7 +27,7 @@ class StoreFiles:
     def __init__(self, store: Path, manifest: Manifest, fresh: Path | None = None) -> None:
         self.manifest = manifest
         self._slots: dict[str, dict[str, str]] = {}
-        held = {file: Checkpoint(_place(file, store, fresh), hold=True) for file in manifest.files}
+        held = {file: Checkpoint(_path_of(file, store, fresh), hold=True) for file in manifest.files}
         self.exact = {model: held[exact_name(model)] for model in manifest.models}
         kept = [
             TensorInfo(n, rule.dtype, rule.shape) for n, rule in manifest.rules.items() if rule.rule == EXACT
@@ -42,8 +42,8 @@ class StoreFiles:
         self.sums: list[dict[str, Checkpoint]] = []
         self.totals: list[dict[str, Checkpoint]] = []
         for bucket in manifest.buckets:
-            self.sums.append(_home([held[file] for file in bucket.files]))
-            self.totals.append(_home([held[file] for file in bucket.open]) if form.bits else self.sums[-1])
+            self.sums.append(_by_tensor([held[file] for file in bucket.files]))
+            self.totals.append(_by_tensor([held[file] for file in bucket.open]) if form.bits else self.sums[-1])
             _compare(store, _infos(self.sums[-1]), form.tensors(rules))
             if bucket.open:
                 _compare(store, _infos(self.totals[-1]), form.tensors(rules, total=True))
@@ -57,7 +57,7 @@ class StoreFiles:
         return self._slots[model]
 
 
-def _place(file: str, store: Path, fresh: Path | None) -> Path:
+def _path_of(file: str, store: Path, fresh: Path | None) -> Path:
     return fresh / file if fresh is not None and (fresh / file).is_file() else store / file
 
 
@@ -66,26 +66,26 @@ def _check_residual(file: Checkpoint, rules: Mapping[str, Rule], fraction: float
     wanted = []
     for name in {name.partition("/")[2] for name in file.names}:
         rule, values = rules.get(name), file.tensors.get(VALUES + name)
-        places = file.tensors.get(PLACES + name)
-        if rule and rule.rule == SUPERPOSED and values and places:
+        code = file.tensors.get(PLACES + name)
+        if rule and rule.rule == SUPERPOSED and values and code:
             room = math.floor(fraction * math.prod(rule.shape))
-            count, size = math.prod(values.shape), math.prod(places.shape)
+            count, size = math.prod(values.shape), math.prod(code.shape)
             wanted += [TensorInfo(VALUES + name, rule.dtype, (max(1, min(count, room)),))]
             wanted += [TensorInfo(PLACES + name, "U8", (max(2, size),))]
     _compare(file.path, file.tensors, wanted)
 
 
-def _home(files: list[Checkpoint]) -> dict[str, Checkpoint]:
+def _by_tensor(files: list[Checkpoint]) -> dict[str, Checkpoint]:
     """Stored tensor -> the file that holds it."""
     return {name: file for file in files for name in file.names}
 
 
-def _infos(home: Mapping[str, Checkpoint]) -> dict[str, TensorInfo]:
-    return {name: file.tensors[name] for name, file in home.items()}
+def _infos(files: Mapping[str, Checkpoint]) -> dict[str, TensorInfo]:
+    return {name: file.tensors[name] for name, file in files.items()}
 
 
-def _compare(path: Path, found: Mapping[str, TensorInfo], wanted: Iterable[TensorInfo]) -> None:
-    have = {name: (info.dtype, info.shape) for name, info in found.items()}
+def _compare(path: Path, present: Mapping[str, TensorInfo], wanted: Iterable[TensorInfo]) -> None:
+    have = {name: (info.dtype, info.shape) for name, info in present.items()}
     must = {info.name: (info.dtype, info.shape) for info in wanted}
     differ = sorted(name for name in have.keys() | must.keys() if have.get(name) != must.get(name))
     if differ:

@@ -155,13 +155,13 @@ class Manifest:
 
     def _model(self, model: Model) -> dict[str, Any]:
         summed = [name for name, rule in self.rules.items() if rule.rule == SUPERPOSED]
-        found: dict[str, Any] = {"seed": model.seed, "weight": model.weight, "fingerprint": model.fingerprint}
-        found |= {"norm2": model.norm2, "norms": [model.norms[name] for name in summed]}
+        entry: dict[str, Any] = {"seed": model.seed, "weight": model.weight, "fingerprint": model.fingerprint}
+        entry |= {"norm2": model.norm2, "norms": [model.norms[name] for name in summed]}
         if model.losses:
-            found["losses"] = [dataclasses.astuple(model.losses[name]) for name in summed]
+            entry["losses"] = [dataclasses.astuple(model.losses[name]) for name in summed]
         if model.lams:
-            found["lams"] = [model.lams.get(name) for name in summed]
-        return found
+            entry["lams"] = [model.lams.get(name) for name in summed]
+        return entry
 
     def _tensor(self, name: str, rule: Rule) -> dict[str, Any]:
         plain = {**dataclasses.asdict(rule), "exponent": self.exponents.get(name)}

@@ -225,7 +225,7 @@ class _Reader:
             items = self.get(entry, field, list)
             self.require(all(isinstance(x, str) for x in items), f"{where}.{field}", "be names", items)
         for field, kind in (("files", "superposed"), ("open", "open")):
-            fits = all((found := _SUMS.fullmatch(x)) and found[1] == kind for x in entry[field])
+            fits = all((parts := _SUMS.fullmatch(x)) and parts[1] == kind for x in entry[field])
             self.require(fits, f"{where}.{field}", "be names of files of sums", entry[field])
         return Bucket(tuple(sorted(entry["models"])), tuple(entry["files"]), tuple(entry["open"]))
 

@@ -134,16 +134,16 @@ def weights_of(models: Iterable[str], weights: Mapping[str, float] | None) -> di
     names = [check_model_name(name) for name in models]
     if not names:
         raise ValueError("[compress] models must hold at least one model, got none")
-    given = dict(weights or {})
-    found = {name: check.number("compress", f"weights[{name!r}]", given.pop(name, 1.0)) for name in names}
-    if given:
+    unused = dict(weights or {})
+    checked = {name: check.number("compress", f"weights[{name!r}]", unused.pop(name, 1.0)) for name in names}
+    if unused:
         raise ValueError(
-            f"[compress] weights must be of the models {', '.join(names)}, got {', '.join(given)}"
+            f"[compress] weights must be of the models {', '.join(names)}, got {', '.join(unused)}"
         )
-    for name, weight in found.items():
+    for name, weight in checked.items():
         if weight <= 0:
             raise ValueError(f"[compress] weights[{name!r}] must be positive, got {weight}")
-    return found
+    return checked
 
 
 def check_group(rules: Mapping[str, Rule], group: str | int) -> None:
