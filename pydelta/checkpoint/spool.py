@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -34,9 +35,15 @@ class Spool:
         self.tensors: list[TensorInfo] = []
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
 
-    def add(self, name: str, x: torch.Tensor) -> None:
-        """Puts a contiguous CPU tensor aside."""
-        self.tensors.append(TensorInfo(name, NAMES[x.dtype], tuple(x.shape)))
+    def add(self, name: str, x: torch.Tensor, like: TensorInfo | None = None) -> None:
+        """Puts a contiguous CPU tensor aside.
+
+        Args:
+            like: has the dtype and shape that the file is to say, where they are not those of ``x``: a tensor
+                that is carried as bytes.
+        """
+        info = TensorInfo("", NAMES[x.dtype], tuple(x.shape)) if like is None else like
+        self.tensors.append(dataclasses.replace(info, name=name))
         self._file.write(buffer(x))
 
     def release(self, writer: Writer) -> None:

@@ -24,8 +24,8 @@ def group_of(name: str) -> str:
 
 def layer_of(name: str) -> int | None:
     """The layer number in a tensor's name."""
-    found = _LAYER.search(name)
-    return int(found.group()) if found else None
+    number = _LAYER.search(name)
+    return int(number.group()) if number else None
 
 
 def input_axis(shape: tuple[int, ...]) -> int:

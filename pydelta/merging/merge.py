@@ -103,13 +103,13 @@ def merge(
             in one sentence), NaN or Inf in a tensor, an existing ``out`` without ``force``.
         OSError: a file cannot be read or written.
     """
-    found = METHODS.get(method)
+    chosen = METHODS.get(method)
     named = _named(models)
     files = not any(isinstance(x, Mapping) for x in [base, *named.values()])
     if files != (out is not None):
         raise TypeError("[merge] out must be given for paths, and for paths alone")
-    if (base is not None) != found.needs_base:
-        rule = "be given" if found.needs_base else "be None, the models themselves are averaged,"
+    if (base is not None) != chosen.needs_base:
+        rule = "be given" if chosen.needs_base else "be None, the models themselves are averaged,"
         raise ValueError(f"[merge] base must {rule} for {method}, got {type(base).__name__}")
     if vocabulary not in VOCABULARIES:
         raise ValueError(f"[merge] vocabulary must be one of {', '.join(VOCABULARIES)}, got {vocabulary!r}")
@@ -129,7 +129,7 @@ def merge(
         "group": group,
         "dense_1d": dense_1d,
     }
-    recipe = make_recipe(found, base, named, dials, dtype)
+    recipe = make_recipe(chosen, base, named, dials, dtype)
     policy = Mismatches(vocabulary, tuple(allow_missing), dict(input_dims or {}), mergekit)
     if out is not None:
         job = check_merge(recipe, policy)

@@ -90,7 +90,7 @@ def similarity(base: Pathlike, models: Mapping[str, Pathlike], *, show: bool = F
     )
 
 
-def draw(found: Similarity, path: Path) -> None:
+def draw(result: Similarity, path: Path) -> None:
     """Heat maps: of the overall cosines, of those for each kind of tensor, and of the overall sign conflicts.
 
     Raises:
@@ -101,12 +101,12 @@ def draw(found: Similarity, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("a heat map needs matplotlib: pip install matplotlib") from None
-    panels = {"all tensors": found.overall, **found.groups, "sign conflicts, all tensors": found.conflicts}
+    panels = {"all tensors": result.overall, **result.groups, "sign conflicts, all tensors": result.conflicts}
     columns = min(4, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(3.4 * columns, 3.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    ticks = range(len(found.models))
+    ticks = range(len(result.models))
     image: Any = None
     for i, (title, cosines) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
@@ -115,8 +115,8 @@ def draw(found: Similarity, path: Path) -> None:
         else:
             axes.imshow(cosines, vmin=0, vmax=1, cmap="PuOr_r")
         axes.set_title(title if len(title) < 40 else "..." + title[-37:], fontsize=8)
-        axes.set_xticks(ticks, found.models, rotation=45, ha="right", fontsize=7)
-        axes.set_yticks(ticks, found.models, fontsize=7)
+        axes.set_xticks(ticks, result.models, rotation=45, ha="right", fontsize=7)
+        axes.set_yticks(ticks, result.models, fontsize=7)
         for row in ticks:
             for column in ticks:
                 value = cosines[row][column]
@@ -164,16 +164,16 @@ class _Reader:
 
 
 def _problems(name: str, model: Checkpoint, base: Checkpoint) -> list[str]:
-    found = []
+    problems = []
     for info in base.tensors.values():
         other = model.tensors.get(info.name)
         if other is None:
-            found.append(f"{name} ({model.path}) lacks {info.name}")
+            problems.append(f"{name} ({model.path}) lacks {info.name}")
         elif other.shape != info.shape:
-            found.append(f"{name}: {info.name} has shape {list(other.shape)}, not {list(info.shape)}")
+            problems.append(f"{name}: {info.name} has shape {list(other.shape)}, not {list(info.shape)}")
         elif (other.dtype in FLOATS) != (info.dtype in FLOATS):
-            found.append(f"{name}: {info.name} has dtype {other.dtype}, in the base {info.dtype}")
-    return found
+            problems.append(f"{name}: {info.name} has dtype {other.dtype}, in the base {info.dtype}")
+    return problems
 
 
 def _cosines(gram: torch.Tensor) -> list[list[float]]:

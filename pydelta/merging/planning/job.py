@@ -81,20 +81,20 @@ def check_merge(recipe: Recipe, policy: Mismatches) -> CheckedMerge:
             except (OSError, ValueError) as error:
                 problems.append(str(error))
     models = {entry.name: opened[entry.path] for entry in recipe.models if entry.path in opened}
-    given = opened.get(recipe.base.path) if recipe.base else None
-    origin = given or next(iter(models.values()), None)
+    stated_base = opened.get(recipe.base.path) if recipe.base else None
+    origin = stated_base or next(iter(models.values()), None)
     if recipe.method is not None and recipe.method.prunes:
         origin = next(iter(models.values()), None)
-    base = given if recipe.method is not None and recipe.method.needs_base else None
+    base = stated_base if recipe.method is not None and recipe.method.needs_base else None
     items: list[TensorPlan] = []
-    if recipe.method is not None and origin is not None and (given or not recipe.base):
+    if recipe.method is not None and origin is not None and (stated_base or not recipe.base):
         try:
             known = known_axes(origin)
         except ValueError as error:
             known, problems = {}, [*problems, str(error)]
         policy = dataclasses.replace(policy, axes={**policy.axes, **known})
-        items, found = plan(recipe, recipe.method, origin, base, models, policy)
-        problems += found
+        items, faults = plan(recipe, recipe.method, origin, base, models, policy)
+        problems += faults
     return CheckedMerge(recipe, origin, base, models, items, problems)
 
 

@@ -66,16 +66,16 @@ class _Maker:
             self.problems.append(f"{info.name} has dtype {info.dtype}, which cannot be merged")
             return TensorPlan(info)
         sources = self._models if self._base is None else {"base": self._base, **self._models}
-        found = {
+        held = {
             name: model.tensors[info.name] for name, model in sources.items() if info.name in model.tensors
         }
-        shape = min((self._fitting(name, other, info) for name, other in found.items()), default=info.shape)
-        if self._base is not None and found.pop("base", None) is None:
-            found = {}
+        shape = min((self._fitting(name, other, info) for name, other in held.items()), default=info.shape)
+        if self._base is not None and held.pop("base", None) is None:
+            held = {}
         if not self._recipe.sound:
             return TensorPlan(info)
         shared = self._shared(info.name)
-        terms = [ModelTerm(name, self._values(name, info.name, shape, shared)) for name in found]
+        terms = [ModelTerm(name, self._values(name, info.name, shape, shared)) for name in held]
         dtype = self._recipe.dtype or info.dtype
         axis = _axis(info.name, shape, self._policy.axes)
         if terms and not self._weights_fit(info.name, terms, shared):
@@ -142,5 +142,5 @@ class _Maker:
 
 
 def _axis(name: str, shape: tuple[int, ...], axes: Mapping[str, int]) -> int:
-    given = (axis for pattern, axis in axes.items() if fnmatch.fnmatchcase(name, pattern))
-    return next(given, input_axis(shape)) % max(len(shape), 1)
+    stated = (axis for pattern, axis in axes.items() if fnmatch.fnmatchcase(name, pattern))
+    return next(stated, input_axis(shape)) % max(len(shape), 1)

@@ -87,7 +87,7 @@ class CheckpointMerge:
 
     def _start(self, workers: Workers, item: TensorPlan, jobs: Sequence[Future[list[Chosen]]]) -> None:
         by_term = [job.result() for job in jobs]
-        masks = [[found[i] for found in by_term] for i in range(len(self._sinks))]
+        masks = [[term[i] for term in by_term] for i in range(len(self._sinks))]
         merged = math.prod(item.shape) if item.terms else 0
         if item.terms:
             if self._in_one(item, masks[0]):
@@ -147,16 +147,16 @@ class CheckpointMerge:
         sources += [self._models[term.model] for term in item.terms]
         for source in sources:
             check_finite(source, item.name)
-        found = [map_tensor(source, item) for source in sources]
-        dtype = common_dtype([x.dtype for x in found])
-        there = [x.to(device=self._device, dtype=dtype) for x in found]
+        mapped = [map_tensor(source, item) for source in sources]
+        dtype = common_dtype([x.dtype for x in mapped])
+        there = [x.to(device=self._device, dtype=dtype) for x in mapped]
         base = None if self._base is None else there[0]
         tuned = there if base is None else there[1:]
         for sink, chosen in zip(self._sinks.values(), masks, strict=True):
             here = [on_device(mask, self._device) for mask in chosen]
             merged = merge_whole(self._method, item, base, tuned, here, TORCH[item.info.dtype])
             self._give(sink, item, merged.cpu().contiguous(), 0)
-        return sum(x.nbytes for x in found)
+        return sum(x.nbytes for x in mapped)
 
     def _copy(self, item: TensorPlan, start: int, count: int) -> int:
         """What the result has from the base."""

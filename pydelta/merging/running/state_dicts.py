@@ -59,7 +59,7 @@ def merge_states(
 
     masker = Masker(method, calibration, model_cuts(method, items, load))
     same = same_in_memory(items, [*([] if base is None else [base]), *states.values()])
-    found: dict[str, torch.Tensor] = {}
+    results: dict[str, torch.Tensor] = {}
     for item in without_copies(items, same):
         whole = origin[item.name].detach().to(TORCH[item.info.dtype], copy=True)
         if item.terms:
@@ -75,8 +75,8 @@ def merge_states(
                 whole = merged
             else:
                 whole[: item.shape[0]] = merged
-        found |= dict.fromkeys(same.get(item.name, (item.name,)), whole)
-    return {name: found[name] for name in origin}
+        results |= dict.fromkeys(same.get(item.name, (item.name,)), whole)
+    return {name: results[name] for name in origin}
 
 
 def _header(name: str, state: Any) -> _Memory:
@@ -86,7 +86,7 @@ def _header(name: str, state: Any) -> _Memory:
     for tensor, x in state.items():
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"[merge] {tensor} of {name} must be a tensor, got {type(x).__name__}")
-        if x.dtype not in NAMES or x.layout is not torch.strided:
+        if x.dtype not in NAMES or x.is_complex() or x.layout is not torch.strided:
             raise TypeError(f"[merge] {tensor} of {name} must be dense and real, got {x.dtype}, {x.layout}")
         infos[tensor] = TensorInfo(tensor, NAMES[x.dtype], tuple(x.shape))
     return _Memory(name, infos)
