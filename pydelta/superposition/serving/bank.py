@@ -86,15 +86,15 @@ class Bank:
         manifest = self.store.manifest
         rules = manifest.rules
         exact = self.sources.exact(name)
-        found = {t: self.sources.find(name, t)[1] for t in self.targets if rules[t].rule == SUPERPOSED}
-        patches = {tensor: self.sources.patch(name, tensor) for tensor in found}
+        sums = {t: self.sources.find(name, t)[1] for t in self.targets if rules[t].rule == SUPERPOSED}
+        patches = {tensor: self.sources.patch(name, tensor) for tensor in sums}
         self._active = None
         with torch.no_grad():
             for tensor, live in self.targets.items():
                 if tensor in exact:
                     live.copy_(exact[tensor])
                     continue
-                superposed, key, lam = found[tensor]
+                superposed, key, lam = sums[tensor]
                 ops.retrieve(
                     self.sources.base(tensor),
                     superposed,

@@ -48,11 +48,11 @@ def _joined(parts: Sequence[torch.Tensor], order: torch.Tensor) -> torch.Tensor:
 
 
 def group(keys: Sequence[int]) -> dict[int, torch.Tensor]:
-    """Value -> the places where it stands."""
-    found: dict[int, list[int]] = {}
-    for place, k in enumerate(keys):
-        found.setdefault(k, []).append(place)
-    return {k: torch.tensor(places) for k, places in found.items()}
+    """Value -> the indices where it stands."""
+    indices: dict[int, list[int]] = {}
+    for i, k in enumerate(keys):
+        indices.setdefault(k, []).append(i)
+    return {k: torch.tensor(rows) for k, rows in indices.items()}
 
 
 class Current:

@@ -59,9 +59,10 @@ class Served:
                 return x[rows.to(x.device)]
 
             own = {attribute: self.tensor(k, name) for attribute, name in self.names.items()}
-            given = tuple(some(x) for x in args), {name: some(x) for name, x in options.items()}
+            own_args = tuple(some(x) for x in args)
+            own_options = {name: some(x) for name, x in options.items()}
             with self.current.set(Batch([k] * len(rows))):
-                return torch.func.functional_call(self.plain, own, *given)
+                return torch.func.functional_call(self.plain, own, own_args, own_options)
 
         first = args[0] if args else next(iter(options.values()))
         batch.check(first)
@@ -75,10 +76,10 @@ class Served:
         superposed, key, lam = self.sources.find(model, name)[1]
         base, dim = self.sources.base(name), rule.dim or 0
         transform = self.sources.manifest.transform_of(name)
-        found = ops.retrieve(base, superposed, key, lam=lam, transform=transform, dim=dim)
+        weight = ops.retrieve(base, superposed, key, lam=lam, transform=transform, dim=dim)
         if (own := self.sources.patch(model, name)) is not None:
-            own.put(found)
-        return found
+            own.put(weight)
+        return weight
 
     def table(self, attribute: str) -> torch.Tensor | None:
         """(models, ...) the exact tensors of an attribute; None where it has none of its own."""
@@ -100,13 +101,13 @@ class Linear(Served):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         name = self.names["weight"]
-        found = [self.sources.find(model, name) for model in self.models]
-        places = list(dict.fromkeys(place for place, _ in found))
-        self.place = [places.index(place) for place, _ in found]
-        self.superposed = [self._rows(found[self.place.index(p)][1].superposed) for p in range(len(places))]
-        self.keys, self.lams = [s.key for _, s in found], [s.lam for _, s in found]
+        located = [self.sources.find(model, name) for model in self.models]
+        slots = list(dict.fromkeys(slot for slot, _ in located))
+        self.slot = [slots.index(slot) for slot, _ in located]
+        self.superposed = [self._rows(located[self.slot.index(i)][1].superposed) for i in range(len(slots))]
+        self.keys, self.lams = [s.key for _, s in located], [s.lam for _, s in located]
         self.bias = self.table("bias")
-        self.turn, self.transform = self.rules[name].dim == 0, self.sources.manifest.transform_of(name)
+        self.input_first, self.transform = self.rules[name].dim == 0, self.sources.manifest.transform_of(name)
         self.residuals = [self._residual(model, name) for model in self.models]
 
     def _residual(self, model: str, name: str) -> Difference | None:
@@ -117,7 +118,9 @@ class Linear(Served):
         base, dim = self.sources.base(name), self.rules[name].dim or 0
         wide = base.to(compute_dtype(base.dtype))
         return difference(
-            own, ops.retrieve(wide, s, key, lam=lam, transform=self.transform, dim=dim), turn=self.turn
+            own,
+            ops.retrieve(wide, s, key, lam=lam, transform=self.transform, dim=dim),
+            input_first=self.input_first,
         )
 
     def _rows(self, superposed: torch.Tensor | Quantized) -> torch.Tensor | Quantized:
@@ -128,15 +131,15 @@ class Linear(Served):
 
     def mixed(self, batch: Batch, x: torch.Tensor) -> torch.Tensor:
         batch.check(x)
-        weight = self.plain.weight.T if self.turn else self.plain.weight
+        weight = self.plain.weight.T if self.input_first else self.plain.weight
         bias = None if self.bias is not None else getattr(self.plain, "bias", None)
         product = functools.partial(ops.superposed_linear, lam=self.lams, transform=self.transform)
         if len(self.superposed) == 1:
             y = product(x, weight, self.superposed[0], self.keys, batch.rows, bias=bias)
         else:
             y = functional.linear(x, weight, bias)
-            for place, rows in group([self.place[k] for k in batch.models]).items():
-                s, own, at = self.superposed[place], batch.rows[rows], rows.to(x.device)
+            for slot, rows in group([self.slot[k] for k in batch.models]).items():
+                s, own, at = self.superposed[slot], batch.rows[rows], rows.to(x.device)
                 y = y.index_add(0, at, product(x[at], None, s, self.keys, own))
         if any(self.residuals):
             for k, rows in batch.groups.items():
@@ -165,13 +168,13 @@ class Embedding(Served):
                 s = Quantized(s.codes[flat], s.scales[flat], s.bits, s.group, shape, s.dtype)
             else:
                 s = s[flat]
-            found = ops.retrieve(weight[flat], s, key, lam=lam, transform=transform)
+            vectors = ops.retrieve(weight[flat], s, key, lam=lam, transform=transform)
             if (patch := self.sources.patch(self.models[k], name)) is not None:
-                patch.put_rows(found, flat)
-            return found.view(*own.shape, -1)
+                patch.put_rows(vectors, flat)
+            return vectors.view(*own.shape, -1)
 
-        found: torch.Tensor = batch.each(look_up)
-        return found
+        vectors: torch.Tensor = batch.each(look_up)
+        return vectors
 
 
 class LayerNorm(Served):
