@@ -39,7 +39,7 @@ def difference(patch: ResidualElements, retrieved: torch.Tensor, *, input_first:
     """What a patch adds to a product with a retrieved matrix.
 
     Args:
-        retrieved: the unrounded matrix as a served product has it, (out, in), or (in, out) if ``input_first``.
+        retrieved: the unrounded matrix as a served product has it, (out, in); (in, out) if ``input_first``.
     """
     width = retrieved.shape[1]
     values = patch.values.to(retrieved.dtype) - retrieved.view(-1)[patch.places]
