@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -125,8 +125,23 @@ class Linear(Served):
         return superposed.T
 
     def mixed(self, batch: Batch, x: torch.Tensor) -> torch.Tensor:
-        weight = self.plain.weight.T if self.input_first else self.plain.weight
-        bias = None if self.bias is not None else getattr(self.plain, "bias", None)
+        """Under autocast in its dtype, as torch's linear layers are."""
+        device = x.device.type
+        if not torch.is_autocast_enabled(device):
+            return self._product(batch, x, lambda t: t)
+        dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            return self._product(batch, x.to(dtype), lambda t: None if t is None else t.to(dtype))
+
+    def _product(
+        self,
+        batch: Batch,
+        x: torch.Tensor,
+        cast: Callable[[torch.Tensor | None], torch.Tensor | None],
+    ) -> torch.Tensor:
+        weight = cast(self.plain.weight.T if self.input_first else self.plain.weight)
+        bias = None if self.bias is not None else cast(getattr(self.plain, "bias", None))
+        assert weight is not None
         product = functools.partial(ops.superposed_linear, lam=self.lams, transform=self.transform)
         if len(self.superposed) == 1:
             y = product(x, weight, self.superposed[0], self.keys, batch.rows, bias=bias)
@@ -140,7 +155,7 @@ class Linear(Served):
                 if (sparse := self.residuals[k]) is not None:
                     at = rows.to(x.device)
                     y = y.index_add(0, at, sparse.product(x[at]).to(y.dtype))
-        return y if self.bias is None else y + _spread(self.bias, batch.rows, y)
+        return y if self.bias is None else y + _spread(self.bias, batch.rows, y).to(y.dtype)
 
 
 class Embedding(Served):
