@@ -29,15 +29,15 @@ def match(op: str, groups: Sequence[dict[str, Any]], base: Bases) -> dict[torch.
     if isinstance(base, Mapping):
         if len(names) != len(params):
             raise ValueError(f"[{op}] params must be named_parameters() where base is a dict, got no names")
-        found = [base.get(name) for name in names]
+        bases = [base.get(name) for name in names]
     else:
-        found = list(check.sequence(op, "base", base))
-        if len(found) != len(params):
+        bases = list(check.sequence(op, "base", base))
+        if len(bases) != len(params):
             raise ValueError(
-                f"[{op}] base must have an entry per parameter ({len(params)}), got {len(found)}"
+                f"[{op}] base must have an entry per parameter ({len(params)}), got {len(bases)}"
             )
     labels = names if len(names) == len(params) else [f"parameter {i}" for i in range(len(params))]
-    rows = list(zip(labels, params, found, strict=True))
+    rows = list(zip(labels, params, bases, strict=True))
     if problems := [text for label, p, x in rows if x is not None and (text := _problem(label, p, x))]:
         raise ValueError(f"[{op}] base must fit the parameters, got {'; '.join(problems)}")
     return {p: x for _, p, x in rows if x is not None}

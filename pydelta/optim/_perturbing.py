@@ -14,7 +14,7 @@ from pydelta.optim._sharded import gradient, local
 
 @dataclasses.dataclass
 class Moved:
-    """A weight away from its place. ``owner``: what users hold, of which ``weight`` is this process's part;
+    """A perturbed weight. ``owner``: what users hold, of which ``weight`` is this process's part;
     ``source``: what it comes back from. Nothing else may write it meanwhile."""
 
     owner: torch.Tensor
@@ -77,8 +77,8 @@ class Perturbing(torch.optim.Optimizer):
         """The fp32 value behind a 16-bit weight, where there is one."""
         if p in self.copies:
             return local(p)
-        found: torch.Tensor | None = self.base_optimizer.state.get(p, {}).get("master")
-        return found
+        master: torch.Tensor | None = self.base_optimizer.state.get(p, {}).get("master")
+        return master
 
     def _with_gradients(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(parameter, this process's part of its weight's gradient), for all that have one."""
@@ -88,10 +88,10 @@ class Perturbing(torch.optim.Optimizer):
     def _backup(self, p: torch.Tensor) -> torch.Tensor:
         """Memory for a weight, kept from step to step."""
         weight = local(self._weight(p))
-        found = self._backups.get(p)
-        if found is None or found.shape != weight.shape or found.dtype is not weight.dtype:
-            found = self._backups[p] = torch.empty_like(weight, memory_format=torch.contiguous_format)
-        return found
+        backup = self._backups.get(p)
+        if backup is None or backup.shape != weight.shape or backup.dtype is not weight.dtype:
+            backup = self._backups[p] = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        return backup
 
     def _hold(self, moved: list[Moved]) -> None:
         for one in moved:

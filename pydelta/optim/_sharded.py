@@ -16,8 +16,8 @@ def local(x: torch.Tensor) -> torch.Tensor:
     if not hasattr(x, "to_local"):
         return x.detach()
     with torch.no_grad():
-        found: torch.Tensor = x.to_local()
-    return found
+        part: torch.Tensor = x.to_local()
+    return part
 
 
 def gradient(p: Any) -> torch.Tensor | None:
@@ -35,7 +35,7 @@ def spread(p: Any) -> tuple[Any, tuple[int, ...]]:
     """The mesh of a spread tensor and the dimensions of it along which the parts differ."""
     if not hasattr(p, "to_local"):
         return None, ()
-    return p.device_mesh, tuple(i for i, place in enumerate(p.placements) if place.is_shard())
+    return p.device_mesh, tuple(i for i, placement in enumerate(p.placements) if placement.is_shard())
 
 
 def over_shards(sum_: torch.Tensor, mesh: Any, dims: tuple[int, ...]) -> torch.Tensor:
@@ -61,9 +61,9 @@ def norm(
     members: dict[Any, list[int]] = {}
     for i, (p, g) in enumerate(zip(params, grads, strict=True)):
         members.setdefault((g.device, *spread(p)), []).append(i)
-    found = torch.zeros((), dtype=torch.float64, device=grads[0].device)
-    for (_, mesh, dims), places in members.items():
-        beside = None if weights is None else [weights[i] for i in places]
-        sums = square_sums([grads[i] for i in places], weights=beside, eta=eta)
-        found = found + over_shards(total(sums), mesh, dims).to(found.device)
-    return found.sqrt()
+    squares = torch.zeros((), dtype=torch.float64, device=grads[0].device)
+    for (_, mesh, dims), indices in members.items():
+        beside = None if weights is None else [weights[i] for i in indices]
+        sums = square_sums([grads[i] for i in indices], weights=beside, eta=eta)
+        squares = squares + over_shards(total(sums), mesh, dims).to(squares.device)
+    return squares.sqrt()

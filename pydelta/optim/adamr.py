@@ -139,8 +139,8 @@ class AdamR(torch.optim.Optimizer):
     def _sum(self, p: torch.Tensor) -> torch.Tensor:
         """The sum of v before this step: kept, or taken once where the pull begins later than training."""
         state = self.state[p]
-        found: torch.Tensor | None = state.get("square_sum")
-        return state["exp_avg_sq"].sum(dtype=torch.float64) if found is None else found
+        kept: torch.Tensor | None = state.get("square_sum")
+        return state["exp_avg_sq"].sum(dtype=torch.float64) if kept is None else kept
 
     def _forget(self, params: list[torch.Tensor]) -> None:
         """Without a pull nothing is counted, and what was is out of date."""
@@ -206,6 +206,6 @@ class AdamR(torch.optim.Optimizer):
 
 
 def _gradient(p: torch.Tensor) -> torch.Tensor:
-    found = gradient(p)
-    assert found is not None
-    return found
+    grad = gradient(p)
+    assert grad is not None
+    return grad

@@ -83,24 +83,24 @@ class SAM(Perturbing):
         """
         if self._moved:
             raise RuntimeError("[SAM] first_step must be followed by second_step, got another first_step")
-        found = self._with_gradients()
-        if not found:
+        pairs = self._with_gradients()
+        if not pairs:
             raise RuntimeError("[SAM] first_step needs gradients, got none")
-        params, grads = [p for p, _ in found], [g for _, g in found]
+        params, grads = [p for p, _ in pairs], [g for _, g in pairs]
         weights = [local(self._weight(p)) for p in params]
         masters = [self._master(p) for p in params]
         scales = [w if m is None else m for w, m in zip(weights, masters, strict=True)]
         of = [self._weight(p) for p in params]
         self._norm = norm(of, grads, scales if self.adaptive else None, self.eta)
         moved = []
-        for places in _alike(weights, masters):
-            some = [[values[i] for i in places] for values in (weights, grads)]
-            given = [m for i in places if (m := masters[i]) is not None]
-            sources = given or [self._backup(params[i]) for i in places]
-            kept = {"masters": sources} if given else {"backups": sources}
+        for members in _alike(weights, masters):
+            some = [[values[i] for i in members] for values in (weights, grads)]
+            behind = [m for i in members if (m := masters[i]) is not None]
+            sources = behind or [self._backup(params[i]) for i in members]
+            kept = {"masters": sources} if behind else {"backups": sources}
             options: dict[str, Any] = {"rho": self.rho, "adaptive": self.adaptive, "eta": self.eta, **kept}
-            sam_perturb_(*some, norm=self._norm.to(weights[places[0]].device), **options)
-            moved += [Moved(of[i], weights[i], s) for i, s in zip(places, sources, strict=True)]
+            sam_perturb_(*some, norm=self._norm.to(weights[members[0]].device), **options)
+            moved += [Moved(of[i], weights[i], s) for i, s in zip(members, sources, strict=True)]
         self._hold(moved)
         self._freeze()
         if zero_grad:
@@ -127,11 +127,11 @@ class SAM(Perturbing):
         self._come_back()
         first, self._norm = self._norm, None
         assert first is not None
-        found = self._with_gradients()
+        pairs = self._with_gradients()
         if scaler is not None:
             stepped = self._scaled_step(scaler, first)
         else:
-            second = norm([self._weight(p) for p, _ in found], [g for _, g in found]) if found else first
+            second = norm([self._weight(p) for p, _ in pairs], [g for _, g in pairs]) if pairs else first
             stepped = bool(first.isfinite() & second.isfinite().to(first.device))
             if stepped:
                 self._clip(second)
@@ -181,8 +181,8 @@ class SAM(Perturbing):
         if not bool(first.isfinite()) and grads:
             grads[0].fill_(torch.inf)
         scaler.unscale_(self.base_optimizer)
-        found = self._with_gradients()
-        second = norm([p for p, _ in found], [g for _, g in found])
+        pairs = self._with_gradients()
+        second = norm([p for p, _ in pairs], [g for _, g in pairs])
         self._clip(second)
         scaler.step(self.base_optimizer)
         return bool(second.isfinite())
@@ -220,7 +220,7 @@ def _nothing() -> None:
 
 
 def _alike(weights: list[torch.Tensor], masters: list[torch.Tensor | None]) -> list[list[int]]:
-    """Places of weights on one device that all have masters, or all have none."""
+    """Indices of weights on one device that all have masters, or all have none."""
     members: dict[Any, list[int]] = {}
     for i, (weight, master) in enumerate(zip(weights, masters, strict=True)):
         members.setdefault((weight.device, master is None), []).append(i)
