@@ -105,19 +105,22 @@ class Superposition(Contents):
         """
         from pydelta.superposition.format.mask import Masking
         from pydelta.superposition.writing.create import create
-        from pydelta.superposition.writing.lambdas import calibrations_of
-        from pydelta.superposition.writing.options import FormArguments, Options, weights_of
+        from pydelta.superposition.writing.options import FormArguments, Options
 
-        form_arguments = FormArguments(dtype, rate, bits, buckets, group, exact, room)
-        given = weights_of(models, weights)
-        seen = calibrations_of(calibration, given)
-        form, number = form_arguments.resolve(len(given))
-        chosen = form.transform if transform is None else transform
-        masking = Masking(mask, keep, drop_large)
-        options = Options(chosen, shuffle_layers, seed, lam, form, number, given, masking, residual)
-        path = create(
-            base, models, out, options, input_dims=input_dims, calibrations=seen, force=force, show=progress
+        options = Options.of(
+            models,
+            FormArguments(dtype, rate, bits, buckets, group, exact, room),
+            transform=transform,
+            masking=Masking(mask, keep, drop_large),
+            weights=weights,
+            calibrations=calibration,
+            input_dims=input_dims,
+            shuffle_layers=shuffle_layers,
+            seed=seed,
+            lam=lam,
+            residual=residual,
         )
+        path = create(base, models, out, options, force=force, show=progress)
         return cls.open(path)
 
     @classmethod

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pydelta.merging.method import Method
 from pydelta.merging.recipes.parameters import Level, setting_faults
 from pydelta.merging.registry import near
@@ -139,6 +137,7 @@ def _text(
     method: Method, base: Entry | None, models: Sequence[Entry], shared: Mapping[str, Any], dtype: str | None
 ) -> str:
     """The same as YAML, for the model card."""
+    import yaml
 
     content: dict[str, Any] = {"merge_method": method.name}
     content |= {"base_model": base.path} if base else {}

@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydelta.calibration import Calibration
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.digest import fingerprint, tensor_digest
 from pydelta.checkpoint.progress import progress
@@ -36,8 +35,6 @@ def create(
     out: Pathlike,
     options: Options,
     *,
-    input_dims: Mapping[str, int] | None,
-    calibrations: Mapping[str, Calibration],
     force: bool,
     show: bool,
 ) -> Path:
@@ -46,16 +43,16 @@ def create(
     origin = Checkpoint(base)
     tuned = {name: Checkpoint(models[name]) for name in sorted(models)}
     check_same(origin, tuned)
-    rules = rules_of(origin, input_dims)
+    rules = rules_of(origin, options.input_dims)
     check_group(rules, options.form.group)
-    for name, calibration in calibrations.items():
+    for name, calibration in options.calibrations.items():
         check_calibration(name, calibration, rules)
     # A store that is replaced waits for whoever changes it.
     waiting = writing_alone(target) if (target / STORE).is_file() else contextlib.nullcontext()
     with waiting, staged(target, force=force) as folder:
         folder.mkdir()
-        manifest = _Compression(folder, origin, tuned, rules, options).run(calibrations, show)
-        manifest = fit_lambdas(folder, manifest, origin, tuned, calibrations, show=show)
+        manifest = _Compression(folder, origin, tuned, rules, options).run(show)
+        manifest = fit_lambdas(folder, manifest, origin, tuned, options.calibrations, show=show)
         manifest = with_residuals(folder, manifest, folder, origin, tuned, options.residual, {}, show=show)
         paths = {name: os.fspath(path) for name, path in models.items()}
         write_text(folder / STORE, manifest.dump())
@@ -78,7 +75,7 @@ class _Compression:
         self._rules, self._options, self._form = rules, options, options.form
         self._digests: dict[str, str] = {}
 
-    def run(self, calibrations: Mapping[str, Calibration], show: bool) -> Manifest:
+    def run(self, show: bool) -> Manifest:
         """Writes them and gives what ``store.json`` says about them."""
         options, form = self._options, self._form
         total = self._base.nbytes * options.buckets
@@ -90,9 +87,7 @@ class _Compression:
             exponents = fixed_exponents(self._base, self._rules, room) if form.exact else {}
             buckets = self._spread(workers)
             if options.transform == AUTO:
-                chooser = TransformChooser(
-                    self._base, self._models, self._rules, options, buckets, calibrations
-                )
+                chooser = TransformChooser(self._base, self._models, self._rules, options, buckets)
                 self._rules = chooser.run(workers)
             sums = [self._sums(i, names, exponents) for i, names in enumerate(buckets)]
             models: dict[str, Model] = {}
