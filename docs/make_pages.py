@@ -32,6 +32,7 @@ SURFACE: list[tuple[str, str, list[str]]] = [
             "sign_flip",
             "hadamard",
             "rotate",
+            "random",
             "compat",
         ],
     ),
@@ -45,7 +46,15 @@ SURFACE: list[tuple[str, str, list[str]]] = [
         "A mask says which elements of a delta stay; a merge sums what stays.",
         [
             *["merge", "prune", "merge_into", "mask_rescale", "magnitude_threshold"],
-            *["RandomMask", "MagnitudeMask", "BandMask", "WandaMask", "DellaMask", "MagnitudeThreshold"],
+            *[
+                "RandomMask",
+                "MagnitudeMask",
+                "BandMask",
+                "WandaMask",
+                "DellaMask",
+                "MagnitudeThreshold",
+                "masks",
+            ],
         ],
     ),
     (
@@ -201,9 +210,8 @@ def members() -> list[tuple[str, str, Any]]:
 
 def _names(module: Any) -> list[str]:
     """What a module gives: its `__all__`, or what it defines."""
-    own = [
-        name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
-    ]
+    homes = (module.__name__, module.__name__.replace("pydelta.", "pydelta.core.", 1))
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") in homes]
     return list(getattr(module, "__all__", [name for name in own if not name.startswith("_")]))
 
 

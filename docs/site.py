@@ -1,4 +1,4 @@
-"""Hooks of the site: README is its first page, and the pages beside README and in decisions are pages too."""
+"""Hooks of the site: README is its first page, its neighbours are pages too, and so is each decision."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,8 @@ def on_files(files: Files, config: Any) -> Files:
     """The pages that lie beside README."""
     for name, page in BESIDE.items():
         text = (ROOT / name).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=re.sub(r"\bdocs/(?=[\w./-]*\))", "", text)))
+        below = re.sub(r"(?<=[\[(])docs/(?=[\w./-]*[\])])", "", text)
+        files.append(File.generated(config, page, content=below))
     return files
 
 

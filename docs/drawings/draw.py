@@ -112,7 +112,7 @@ def _both(a: Grid, b: Grid, how: str) -> Grid:
 
 def store() -> str:
     """A store: the deltas of many models in one sum, and one of them back; and the files."""
-    d = Drawing(960, 616, "A store: one base, one sum of all deltas, and a key a model give every model back")
+    d = Drawing(960, 620, "A store: one base, one sum of all deltas, and a key a model give every model back")
     draw, n, step = random.Random(4), range(12), 0.15
     base: Grid = [[1.0 if (i // 3 + j // 3) % 2 else -1.0 for j in n] for i in n]
     deltas: list[Grid] = [
@@ -129,17 +129,17 @@ def store() -> str:
         y = 72 + 104 * number
         d.text(84, y + 38, name, "bold", "end")
         d.text(84, y + 56, "− base", "soft", "end")
-        d.grid(98, y, 84, deltas[number], 1.5 * step)
-        d.text(206, y + 50, "×", "big", "middle")
-        d.signs(230, y, 84, keys[number])
-        d.arrow(322, y + 42, 436, 218)
-    d.text(140, 390, "deltas", "soft", "middle")
-    d.text(272, 390, "signs of each key", "soft", "middle")
-    d.grid(444, 158, 120, total, 3 * step)
-    d.text(504, 300, "one sum S", "bold", "middle")
-    d.text(504, 320, "bytes of one model,", "soft", "middle")
-    d.text(504, 338, "or a bit or less each", "soft", "middle")
-    d.arrow(572, 218, 642)
+        d.grid(98, y, 88, deltas[number], 1.5 * step)
+        d.text(208, y + 52, "×", "big", "middle")
+        d.signs(230, y, 88, keys[number])
+        d.arrow(326, y + 44, 434, 220)
+    d.text(142, 392, "deltas", "soft", "middle")
+    d.text(274, 392, "signs of each key", "soft", "middle")
+    d.grid(442, 158, 124, total, 3 * step)
+    d.text(504, 304, "one sum S", "bold", "middle")
+    d.text(504, 324, "bytes of one model,", "soft", "middle")
+    d.text(504, 342, "or a bit or less each", "soft", "middle")
+    d.arrow(574, 220, 642)
 
     d.box(652, 64, 280, 336)
     d.text(672, 94, "STORE/", "code bold")
@@ -168,13 +168,13 @@ def store() -> str:
     ]
     y = 470
     for x, name, values, loudest in tiles:
-        d.grid(x, y, 84, values, loudest)
-        d.text(x + 42, y + 104, name, "bold", "middle")
-    d.signs(230, y, 84, keys[1])
-    d.text(272, y + 104, "key of code", "bold", "middle")
-    d.text(404, y + 122, "and noise", "soft", "middle")
-    for x, sign in ((206, "×"), (338, "="), (470, "+"), (602, "=")):
-        d.text(x, y + 50, sign, "big", "middle")
+        d.grid(x, y, 88, values, loudest)
+        d.text(x + 44, y + 108, name, "bold", "middle")
+    d.signs(230, y, 88, keys[1])
+    d.text(274, y + 108, "key of code", "bold", "middle")
+    d.text(406, y + 126, "and noise", "soft", "middle")
+    for x, sign in ((208, "×"), (340, "="), (472, "+"), (604, "=")):
+        d.text(x, y + 52, sign, "big", "middle")
     d.lines(
         734,
         y + 20,
