@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydelta.checkpoint.locate import name_of
 from pydelta.core.mask_names import DROP_LARGE, MASKS
 
 if TYPE_CHECKING:
@@ -45,11 +46,10 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def split_model(text: str) -> tuple[str, str]:
-    """(name, path) of ``NAME=PATH``, or of ``PATH`` alone."""
+    """(name, path) of ``NAME=PATH``, or of ``PATH`` alone: what exists is a path, whatever is in it."""
     name, equals, path = text.partition("=")
-    if equals:
-        return name, path
-    return Path(text).name or Path(text).resolve().name, text
+    alone = os.path.exists(text) or ("/" in name and not os.path.exists(path))
+    return (name, path) if equals and not alone else (name_of(text), text)
 
 
 def number(text: str) -> float:
