@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         calibration=load_calibration(args.calibration),
         vocabulary=args.vocabulary,
         allow_missing=args.allow_missing,
+        input_dims=dict(args.input_dims),
         out=args.out,
         device=args.device,
         max_shard_bytes=args.max_shard_size,
