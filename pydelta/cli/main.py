@@ -7,8 +7,10 @@ output has gone.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -47,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Parser(prog=f"pydelta {args.command}").error(f"unrecognized arguments: {' '.join(rest)}")
     args.rest = rest
     try:
-        status: int = args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = functools.partial(_say, args)
+            status: int = args.run(args)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -60,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(args.command, "out of memory", 1)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         return _fail(args.command, _sentence(error), 1)
+
+
+def _say(args: argparse.Namespace, message: Warning | str, *_: object) -> None:
+    """A warning in one line, where the command is to print more than errors."""
+    if not getattr(args, "quiet", False):
+        print(f"pydelta {args.command}: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(command: str, message: str, status: int) -> int:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydelta.checkpoint.locate import name_of
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.merging.methods import METHODS
 from pydelta.merging.planning.items import VOCABULARIES, Mismatches
 from pydelta.merging.planning.job import check_merge
-from pydelta.merging.recipes.recipe import DTYPES, make_recipe, name_of
+from pydelta.merging.recipes.recipe import DTYPES, make_recipe
 from pydelta.merging.running.run import run_merge
 
 if TYPE_CHECKING:

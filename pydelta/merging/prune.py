@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydelta.checkpoint.locate import name_of
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.merging.planning.items import VOCABULARIES, Mismatches, TensorPlan
 from pydelta.merging.planning.job import check_merge
 from pydelta.merging.pruning import PRUNINGS
-from pydelta.merging.recipes.recipe import make_recipe, name_of
+from pydelta.merging.recipes.recipe import make_recipe
 from pydelta.merging.running.run import run_merge
 
 if TYPE_CHECKING:

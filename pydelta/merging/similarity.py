@@ -6,7 +6,8 @@ import dataclasses
 import functools
 import math
 import threading
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
-from pydelta.checkpoint.kinds import counts_up, is_index, same_bytes
+from pydelta.checkpoint.kinds import counts_up, listed, same_bytes
 from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.tensor_names import FLOATS, group_of
@@ -55,35 +56,36 @@ class Similarity:
 def similarity(base: Pathlike, models: Mapping[str, Pathlike], *, show: bool = False) -> Similarity:
     """Reads base and models once and compares their deltas; floating tensors of all of them count.
 
-    Positions (0, 1, 2 and on) and what else is called an index are left out.
+    Positions (0, 1, 2 and on) and what else is called an index are left out. Of tensors with other numbers of
+    rows the rows that all have are compared; what a model lacks or has alone is left out, with a warning.
 
     Raises:
-        ValueError: names or shapes differ (all problems in one sentence), a model is quantised, or NaN or Inf
-            in a tensor.
+        ValueError: a model is quantised, the models have nothing in common, or NaN or Inf in a tensor.
         OSError: a file cannot be read.
     """
     origin = Checkpoint(base)
     tuned = {name: Checkpoint(path) for name, path in models.items()}
     sources = {"base": origin, **tuned}
     kept, problems = kept_tensors(origin, sources, same_bytes, counts_up, prunes=True)
-    problems = problems or [
-        fault for name, model in tuned.items() for fault in _problems(name, model, origin)
-    ]
     if problems:
         raise ValueError("; ".join(problems))
+    counts, left_out = _comparable(origin, tuned, kept)
+    if not counts:
+        raise ValueError(f"{origin.path}: no floating tensor that the models have too")
+    if left_out:
+        warnings.warn(f"left out of the comparison: {listed(left_out)}", stacklevel=2)
     reader = _Reader(origin, tuned)
-    names = [
-        info.name
-        for info in origin.tensors.values()
-        if info.dtype in FLOATS and info.nbytes and info.name not in kept
-    ]
-    sizes = sum(model.tensors[name].nbytes for model in [origin, *tuned.values()] for name in names)
+    sizes = sum(
+        count * ITEMSIZE[model.dtype(name)]
+        for name, count in counts.items()
+        for model in [origin, *tuned.values()]
+    )
     with progress("similarity", sizes, show) as advance, Workers(advance) as workers:
-        for name in names:
-            for start, count in reader.parts(name):
+        for name, total in counts.items():
+            for start, count in reader.parts(total):
                 workers.submit_part(functools.partial(reader.read, name, start, count))
     kinds: dict[str, torch.Tensor] = {}
-    for name in names:
+    for name in counts:
         parts = reader.sums[name]
         total = torch.stack([parts[start] for start in sorted(parts)]).sum(0)
         group = group_of(name)
@@ -148,8 +150,8 @@ class _Reader:
         self._lock = threading.Lock()
         self.sums: dict[str, dict[int, torch.Tensor]] = {}
 
-    def parts(self, name: str) -> Sequence[tuple[int, int]]:
-        total = math.prod(self._base.shape(name))
+    def parts(self, total: int) -> Sequence[tuple[int, int]]:
+        """(start, count) of the parts of so many elements."""
         step = PART_BYTES // (4 * (2 * len(self._models) + 1))
         return [(start, min(step, total - start)) for start in range(0, total, step)]
 
@@ -176,19 +178,30 @@ class _Reader:
         return out
 
 
-def _problems(name: str, model: Checkpoint, base: Checkpoint) -> list[str]:
-    problems = []
+def _comparable(
+    base: Checkpoint, models: Mapping[str, Checkpoint], kept: Collection[str]
+) -> tuple[dict[str, int], list[str]]:
+    """(floating tensor -> how many of its first elements all have, what cannot be compared)."""
+    counts: dict[str, int] = {}
+    left_out: list[str] = []
     for info in base.tensors.values():
-        if is_index(info.name):
+        if info.dtype not in FLOATS or not info.nbytes or info.name in kept:
             continue
-        other = model.tensors.get(info.name)
-        if other is None:
-            problems.append(f"{name} ({model.path}) lacks {info.name}")
-        elif other.shape != info.shape:
-            problems.append(f"{name}: {info.name} has shape {list(other.shape)}, not {list(info.shape)}")
-        elif (other.dtype in FLOATS) != (info.dtype in FLOATS):
-            problems.append(f"{name}: {info.name} has dtype {other.dtype}, in the base {info.dtype}")
-    return problems
+        shapes = {base.path.name: info.shape}
+        for name, model in models.items():
+            other = model.tensors.get(info.name)
+            shapes |= {} if other is None or other.dtype not in FLOATS else {name: other.shape}
+        rows = (len(info.shape), info.shape[1:])
+        odd = [f"{name} has {list(x)}" for name, x in shapes.items() if (len(x), x[1:]) != rows]
+        odd += [f"{name} lacks it" for name in models if name not in shapes]
+        if odd:
+            left_out.append(f"{info.name} ({'; '.join(odd)})")
+        else:
+            counts[info.name] = min(math.prod(shape) for shape in shapes.values())
+    for name, model in models.items():
+        extra = [tensor for tensor in model.names if tensor not in base.tensors]
+        left_out += [f"{tensor} ({name} alone has it)" for tensor in extra]
+    return counts, left_out
 
 
 def _cosines(gram: torch.Tensor) -> list[list[float]]:

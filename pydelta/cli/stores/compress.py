@@ -7,6 +7,7 @@ import json
 
 from pydelta.cli.arguments import (
     Commands,
+    add_axis_flag,
     add_calibration_flag,
     add_mask_flags,
     add_output_flags,
@@ -61,6 +62,7 @@ def add(commands: Commands) -> None:
         metavar="X",
         help="factor of a retrieved delta; default: %(default)s",
     )
+    add_axis_flag(parser)
     add_calibration_flag(parser)
     add_output_flags(parser)
     parser.set_defaults(run=run, fail=parser.error)
@@ -131,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
         drop_large=args.drop_large,
         residual=args.residual,
         lam=args.lam,
+        input_dims=dict(args.input_dims),
         calibration=calibration_files(args, models),
         force=args.force,
         progress=not args.quiet,

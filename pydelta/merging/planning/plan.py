@@ -80,7 +80,7 @@ class _Maker:
         shared = self._shared(info.name)
         terms = [ModelTerm(name, self._values(name, info.name, shape, shared)) for name in held]
         dtype = self._recipe.dtype or info.dtype
-        axis = _axis(info.name, shape, self._policy.axes)
+        axis = self._axis(info.name, shape)
         if terms and not self._weights_fit(info.name, terms, shared):
             terms = []
         return TensorPlan(TensorInfo(info.name, dtype, info.shape), shape, tuple(terms), axis, shared)
@@ -99,6 +99,17 @@ class _Maker:
             f"{model}: {info.name} has shape {list(other.shape)}, not {list(info.shape)}{hint}"
         )
         return info.shape
+
+    def _axis(self, name: str, shape: tuple[int, ...]) -> int:
+        """The input axis, counted from the front."""
+        rank = len(shape)
+        stated = (axis for pattern, axis in self._policy.axes.items() if fnmatch.fnmatchcase(name, pattern))
+        axis = next(stated, input_axis(shape))
+        if rank > 1 and not -rank <= axis < rank:
+            self.problems.append(
+                f"input_dims must lie in [{-rank}, {rank - 1}] for {name} of shape {list(shape)}, got {axis}"
+            )
+        return axis % max(rank, 1)
 
     def _shared(self, tensor: str) -> dict[str, Any]:
         return {
@@ -142,8 +153,3 @@ class _Maker:
             f"weights must not add up to 0 where normalize is true, got {weights} for {tensor}"
         )
         return False
-
-
-def _axis(name: str, shape: tuple[int, ...], axes: Mapping[str, int]) -> int:
-    stated = (axis for pattern, axis in axes.items() if fnmatch.fnmatchcase(name, pattern))
-    return next(stated, input_axis(shape)) % max(len(shape), 1)

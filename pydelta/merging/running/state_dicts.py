@@ -52,8 +52,8 @@ def merge_states(
     headers = {name: _header(name, state) for name, state in states.items()}
     header = None if base is None else _header("base", base)
     whole_origin = _header("the base", origin)
-    sources = headers if header is None else {"base": header, **headers}
-    kept, problems = kept_tensors(whole_origin, sources, _same, _counts_up, prunes=method.prunes)
+    inputs = headers if header is None else {"base": header, **headers}
+    kept, problems = kept_tensors(whole_origin, inputs, _same, _counts_up, prunes=method.prunes)
     items, faults = plan(recipe, method, whole_origin, header, headers, policy, kept)
     problems += faults
     if problems := [*recipe.problems, *problems]:
