@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from pydelta.cli.arguments import (
     Commands,
     add_calibration_flag,
     add_mask_flags,
+    add_missing_flag,
     add_output_flags,
     calibration_files,
     fraction,
     group,
     number,
+    report,
     seed,
     split_model,
 )
@@ -62,6 +63,7 @@ def add(commands: Commands) -> None:
         help="factor of a retrieved delta; default: %(default)s",
     )
     add_calibration_flag(parser)
+    add_missing_flag(parser)
     add_output_flags(parser)
     parser.set_defaults(run=run, fail=parser.error)
 
@@ -132,12 +134,9 @@ def run(args: argparse.Namespace) -> int:
         residual=args.residual,
         lam=args.lam,
         calibration=calibration_files(args, models),
+        allow_missing=args.allow_missing,
         force=args.force,
         progress=not args.quiet,
     )
-    if args.json:
-        print(json.dumps(store.describe(), indent=1))
-    elif not args.quiet:
-        size = store.describe()["bytes"]
-        print(f"{store.path}: {len(store.models)} models in {size:,} bytes")
+    report(store, args)
     return 0

@@ -18,7 +18,8 @@ PLAIN_VERSION = 3
 """Of a store whose models depart from the base in nothing but the values of its floating tensors."""
 TRANSFORMS = ("none", "sign", "hadamard")
 AUTO = "auto"
-STORE, LOG, EXACT_FOLDER, RESIDUAL_FOLDER, FILES_FOLDER = "store.json", "log.jsonl", "exact", "residual", "files"
+STORE, LOG = "store.json", "log.jsonl"
+EXACT_FOLDER, RESIDUAL_FOLDER, FILES_FOLDER = "exact", "residual", "files"
 _NAME_LIMIT = 200
 
 
@@ -188,9 +189,9 @@ def model_files(model: str, residual: float) -> list[str]:
     return [exact_name(model), *([residual_name(model)] if residual else [])]
 
 
-def own_file_name(model: str, file: str) -> str:
-    """A small file of a model's own, below the store."""
-    return f"{FILES_FOLDER}/{file_name(model)}/{file}"
+def own_folder(model: str) -> str:
+    """The folder of the small files of a model's own, below the store."""
+    return f"{FILES_FOLDER}/{file_name(model)}"
 
 
 def file_name(model: str) -> str:
