@@ -62,10 +62,14 @@ def quantised(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:
     return weights
 
 
+def scales_of(tensors: Mapping[str, TensorInfo]) -> set[str]:
+    """The names of all tensors that mean nothing without the quantised weight that they lie beside."""
+    return {scale for scales in quantised(tensors).values() for scale in scales}
+
+
 def quantised_tensors(tensors: Mapping[str, TensorInfo]) -> set[str]:
     """The names of all quantised weights, and of all tensors that mean nothing without them."""
-    weights = quantised(tensors)
-    return weights.keys() | {scale for scales in weights.values() for scale in scales}
+    return quantised(tensors).keys() | scales_of(tensors)
 
 
 def method_of(model: Checkpoint) -> str | None:

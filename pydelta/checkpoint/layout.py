@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pydelta.checkpoint.beside import copy_beside
 from pydelta.checkpoint.folders import SINGLE, index_name
+from pydelta.checkpoint.header import TensorInfo
+from pydelta.checkpoint.own_files import write_files
 from pydelta.checkpoint.reader import Checkpoint
 from pydelta.checkpoint.staging import staged
 from pydelta.checkpoint.writer import Shards, Writer, writing
@@ -30,6 +32,19 @@ def layout_of(like: Checkpoint, out: Path) -> tuple[Shards, dict[str, dict[str, 
     return shards, {file: header.metadata for file, header in like.shards.items()}
 
 
+def arranged(
+    like: Checkpoint, tensors: Mapping[str, TensorInfo], out: Path
+) -> tuple[Shards, dict[str, dict[str, str]]]:
+    """The layout of ``like`` with other tensors: what it lacks goes into the last file that is left."""
+    shards, metadata = layout_of(like, out)
+    left = dict(tensors)
+    placed: Shards = {
+        file: [left.pop(info.name) for info in infos if info.name in left] for file, infos in shards.items()
+    }
+    placed[list(placed)[-1]] += left.values()
+    return {file: infos for file, infos in placed.items() if infos}, metadata
+
+
 @contextmanager
 def output(
     out: Path,
@@ -38,6 +53,7 @@ def output(
     *,
     force: bool,
     copy_from: Path | None = None,
+    own: Mapping[str, bytes] | None = None,
     texts: Mapping[str, str] | None = None,
 ) -> Iterator[Writer]:
     """A checkpoint that appears under ``out`` when the block ends, or not at all.
@@ -47,6 +63,7 @@ def output(
         shards, metadata: see :func:`layout_of`.
         copy_from: a folder whose other files are copied into the new one; see
             :func:`pydelta.checkpoint.beside.copy_beside`.
+        own: files of the model's own that take the place of copied ones, by their names below the folder.
         texts: files of the new folder that are not copied but written, by name, as they are when the block
             ends.
     """
@@ -64,6 +81,7 @@ def output(
             _write_index(new, shards)
             if copy_from is not None:
                 copy_beside(copy_from, new)
+            write_files(new, own or {})
             for name, text in (texts or {}).items():
                 (new / name).write_text(text, encoding="utf-8")
 

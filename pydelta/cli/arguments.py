@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,8 @@ def add_store_flags(parser: argparse.ArgumentParser) -> None:
 def report(store: Superposition, args: argparse.Namespace) -> None:
     """Prints what a store has become."""
     summary = store.describe()
+    if not args.quiet:
+        report_departures(summary)
     if args.json:
         print(json.dumps(summary, indent=1))
     elif not args.quiet:
@@ -131,6 +134,32 @@ def calibration_files(args: argparse.Namespace, models: Iterable[str]) -> dict[s
             args.fail(f"--calibration must be of the models {', '.join(names)}, got {name!r}")
         files[name] = path
     return files
+
+
+def add_missing_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-missing",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="tensors of the base that a model may lack; repeat for more",
+    )
+
+
+def add_out_dtype_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out-dtype",
+        choices=("base", "model"),
+        default="base",
+        help="floating dtypes of the result, where the model's are others; default: %(default)s",
+    )
+
+
+def report_departures(found: dict[str, Any]) -> None:
+    """Says on stderr what models of a store have otherwise than their base."""
+    for name, model in found["models"].items():
+        if model["departs"]:
+            print(f"{name}: {model['departs']}", file=sys.stderr)
 
 
 def add_merge_flags(parser: argparse.ArgumentParser) -> None:

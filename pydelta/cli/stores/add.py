@@ -7,6 +7,7 @@ import argparse
 from pydelta.cli.arguments import (
     Commands,
     add_calibration_flag,
+    add_missing_flag,
     add_store_flags,
     calibration_files,
     positive,
@@ -27,6 +28,7 @@ def add(commands: Commands) -> None:
         "--weight", type=positive, default=1.0, metavar="W", help="of its delta in the sum; default: 1"
     )
     add_calibration_flag(parser)
+    add_missing_flag(parser)
     parser.set_defaults(run=run, fail=parser.error)
 
 
@@ -37,5 +39,5 @@ def run(args: argparse.Namespace) -> int:
     calibration = calibration_files(args, [name]).get(name)
     store = Superposition.open(args.store)
     options = {"base": args.base, "weight": args.weight, "progress": not args.quiet}
-    report(store.add(name, path, calibration=calibration, **options), args)
+    report(store.add(name, path, calibration=calibration, allow_missing=args.allow_missing, **options), args)
     return 0

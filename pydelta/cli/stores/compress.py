@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from pydelta.cli.arguments import (
     Commands,
     add_axis_flag,
     add_calibration_flag,
     add_mask_flags,
+    add_missing_flag,
     add_output_flags,
     calibration_files,
     fraction,
     group,
     number,
+    report,
     seed,
     split_model,
 )
@@ -64,6 +65,7 @@ def add(commands: Commands) -> None:
     )
     add_axis_flag(parser)
     add_calibration_flag(parser)
+    add_missing_flag(parser)
     add_output_flags(parser)
     parser.set_defaults(run=run, fail=parser.error)
 
@@ -135,12 +137,9 @@ def run(args: argparse.Namespace) -> int:
         lam=args.lam,
         input_dims=dict(args.input_dims),
         calibration=calibration_files(args, models),
+        allow_missing=args.allow_missing,
         force=args.force,
         progress=not args.quiet,
     )
-    if args.json:
-        print(json.dumps(store.describe(), indent=1))
-    elif not args.quiet:
-        size = store.describe()["bytes"]
-        print(f"{store.path}: {len(store.models)} models in {size:,} bytes")
+    report(store, args)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from pydelta.cli.arguments import Commands
+from pydelta.cli.arguments import Commands, add_out_dtype_flag
 from pydelta.superposition import Superposition
 
 
@@ -25,6 +25,7 @@ def add(commands: Commands) -> None:
         help="the folder to make, and the models; default: all",
     )
     parser.add_argument("--base", metavar="B", help="where the store's base is; default: where it was")
+    add_out_dtype_flag(parser)
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
@@ -33,7 +34,9 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     store = Superposition.open(args.store)
     out, *names = args.out
-    paths = store.export(out, names or None, base=args.base, progress=not args.quiet)
+    paths = store.export(
+        out, names or None, base=args.base, out_dtype=args.out_dtype, progress=not args.quiet
+    )
     if args.json:
         print(json.dumps({"store": args.store, "out": [str(path) for path in paths]}))
     elif not args.quiet:

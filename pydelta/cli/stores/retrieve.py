@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from pydelta.cli.arguments import Commands, add_output_flags, number
+from pydelta.cli.arguments import Commands, add_out_dtype_flag, add_output_flags, number
 from pydelta.superposition import Superposition
 
 
@@ -22,13 +22,20 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--base", metavar="B", help="where the store's base is; default: where it was")
     parser.add_argument("--lam", type=number, metavar="X", help="factor of the delta; default: the store's")
+    add_out_dtype_flag(parser)
     add_output_flags(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     store = Superposition.open(args.store)
-    options = {"base": args.base, "lam": args.lam, "force": args.force, "progress": not args.quiet}
+    options = {
+        "base": args.base,
+        "lam": args.lam,
+        "force": args.force,
+        "out_dtype": args.out_dtype,
+        "progress": not args.quiet,
+    }
     path = store.retrieve(args.name, args.out, **options)
     if args.json:
         lam = store.manifest.lam if args.lam is None else args.lam

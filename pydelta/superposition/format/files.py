@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.superposition.format.form import PLACES, VALUES
-from pydelta.superposition.format.manifest import Manifest, exact_name, own_file_name, residual_name
+from pydelta.superposition.format.manifest import Manifest, exact_name, own_folder, residual_name
 from pydelta.superposition.format.rules import SUPERPOSED, slots
 
 HOLD = 64
@@ -56,6 +56,19 @@ class StoreFiles:
             self.sums.hold()
             self.totals.hold()
 
+    def check(self) -> None:
+        """Opens every file once.
+
+        Raises:
+            OSError, ValueError: as the class.
+        """
+        for model in self.manifest.models:
+            self.exact[model]
+        for model in self.residual:
+            self.residual[model]
+        for number in range(len(self.manifest.buckets)):
+            self.sums[number], self.totals[number]
+
     def slots(self, model: str) -> dict[str, str]:
         """Superposed tensor of a model -> the tensor of the store that holds it."""
         if model not in self._slots:
@@ -66,7 +79,7 @@ class StoreFiles:
 
     def own_files(self, model: str) -> dict[str, Path]:
         """The small files of a model's own: name below its folder -> where it lies."""
-        names = {name: own_file_name(model, name) for name in self.manifest.models[model].departs.files}
+        names = {name: f"{own_folder(model)}/{name}" for name in self.manifest.models[model].departs.files}
         return {name: _path_of(file, self._store, self._fresh) for name, file in names.items()}
 
     def _check_sums(self, number: int, files: Mapping[str, Checkpoint]) -> None:

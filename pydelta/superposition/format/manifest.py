@@ -189,9 +189,9 @@ def model_files(model: str, residual: float) -> list[str]:
     return [exact_name(model), *([residual_name(model)] if residual else [])]
 
 
-def own_file_name(model: str, file: str) -> str:
-    """A small file of a model's own, below the store."""
-    return f"{FILES_FOLDER}/{file_name(model)}/{file}"
+def own_folder(model: str) -> str:
+    """The folder of the small files of a model's own, below the store."""
+    return f"{FILES_FOLDER}/{file_name(model)}"
 
 
 def file_name(model: str) -> str:

@@ -18,9 +18,9 @@ def relative_error(manifest: Manifest, model: str) -> float:
     Infinite for a model without a delta in a bucket that has some.
     """
     models, entry = manifest.models, manifest.models[model]
-    if entry.losses:
+    if entry.losses or entry.departs.in_tensors:
         squares = _squares(manifest, model)
-        return _ratio(math.fsum(squares.values()), math.fsum(loss.delta for loss in entry.losses.values()))
+        return _ratio(math.fsum(squares.values()), math.fsum(entry.loss(tensor).delta for tensor in squares))
     names = manifest.buckets[manifest.bucket(model)].models
     own = entry.power()
     return _ratio(_noise(manifest, [models[name].power() for name in names], own), own)
@@ -65,6 +65,8 @@ def _squares(manifest: Manifest, model: str) -> dict[str, float]:
             power.setdefault(slot, []).append(models[name].power(tensor))
     entry, squares = models[model], {}
     for tensor, slot in tables[model].items():
+        if not entry.departs.superposes(tensor, manifest.rules[tensor]):
+            continue  # what is exact shares nothing
         noise, loss = _noise(manifest, power[slot], entry.power(tensor)), entry.loss(tensor)
         squares[tensor] = loss.left * (noise / entry.weight**2 + loss.lost)
     return squares

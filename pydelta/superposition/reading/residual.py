@@ -29,6 +29,10 @@ class ResidualElements(NamedTuple):
     def to(self, device: torch.device) -> ResidualElements:
         return ResidualElements(self.places.to(device), self.values.to(device))
 
+    def cast(self, dtype: torch.dtype) -> ResidualElements:
+        """The same elements in another dtype."""
+        return self if self.values.dtype is dtype else ResidualElements(self.places, self.values.to(dtype))
+
     def part(self, start: int, count: int) -> ResidualElements:
         """The elements that lie in a part of the tensor, as those of a tensor of its own.
 

@@ -39,6 +39,7 @@ from pydelta.superposition.format.files import StoreFiles
 from pydelta.superposition.format.manifest import Manifest
 from pydelta.superposition.format.parts import cut, input_axis
 from pydelta.superposition.format.rules import SUPERPOSED, Rule
+from pydelta.superposition.reading.aligned import Model
 from pydelta.superposition.reading.bucket_reader import BucketReader, compute
 
 
@@ -81,7 +82,7 @@ def fit_lambdas(
     store: Path,
     manifest: Manifest,
     base: Checkpoint,
-    models: Mapping[str, Checkpoint],
+    models: Mapping[str, Model],
     calibrations: Mapping[str, Calibration],
     *,
     show: bool,
@@ -117,7 +118,7 @@ class _Norms(NamedTuple):
 class _Fit:
     """The factors of one model."""
 
-    def __init__(self, files: StoreFiles, base: Checkpoint, name: str, tuned: Checkpoint) -> None:
+    def __init__(self, files: StoreFiles, base: Checkpoint, name: str, tuned: Model) -> None:
         self._manifest = manifest = files.manifest
         self._name, self._base, self._tuned = name, base, tuned
         self._model, self._slots = manifest.models[name], files.slots(name)
@@ -158,7 +159,8 @@ class _Fit:
         rule, work = self._manifest.rules[tensor], self._work
         dtype, wide, axis = TORCH[rule.dtype], compute(rule), input_axis(rule)
         delta = work.get("delta", shape, wide)
-        delta.copy_(self._tuned.read(tensor, work.get("tuned", shape, dtype), start))
+        own = TORCH[self._tuned.dtype(tensor)]
+        delta.copy_(self._tuned.read(tensor, work.get("tuned", shape, own), start))
         delta.sub_(self._base.read(tensor, work.get("base", shape, dtype), start))
         left = delta
         if mask is not None:

@@ -45,6 +45,7 @@ class Options:
     residual: float
     calibrations: Mapping[str, Calibration]
     input_dims: Mapping[str, int]
+    allow_missing: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -63,7 +64,7 @@ class Options:
 
         Args:
             models: their names.
-            settings: shuffle_layers, seed, lam and residual.
+            settings: shuffle_layers, seed, lam, residual and allow_missing.
         """
         complete = weights_of(models, weights)
         form, buckets = form_arguments.resolve(len(complete))

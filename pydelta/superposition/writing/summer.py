@@ -25,6 +25,7 @@ from pydelta.superposition.format.manifest import Loss
 from pydelta.superposition.format.mask import Masking
 from pydelta.superposition.format.parts import Part, input_axis
 from pydelta.superposition.format.rules import SUPERPOSED, Rule
+from pydelta.superposition.reading.aligned import Model
 
 _SMALL, _RUN, _PERIOD = 1 << 18, 32, 1031
 
@@ -40,7 +41,7 @@ class DeltaSummer:
     def __init__(
         self,
         base: Checkpoint,
-        models: Mapping[str, Checkpoint],
+        models: Mapping[str, Model],
         weights: Mapping[str, float],
         seeds: Mapping[str, int],
         transform: str,
@@ -122,14 +123,16 @@ class DeltaSummer:
         return out
 
     def _terms(self, part: Part) -> list[_Term]:
-        bases = {
-            name: self._read(self.base, name, f"base {i}", part)
-            for i, name in enumerate(sorted(set(part.sources.values())))
-        }
+        names = sorted(set(part.sources.values()))
+        same = all(
+            model.dtype(name) == self.base.dtype(name) for model in self.models.values() for name in names
+        )
+        wide = None if same else compute_dtype(TORCH[part.rule.dtype])
+        bases = {name: self._read(self.base, name, f"base {i}", part, wide) for i, name in enumerate(names)}
         terms = []
         for model, checkpoint in self.models.items():
             name = part.sources[model]
-            tuned = self._read(checkpoint, name, f"tuned {model}", part)
+            tuned = self._read(checkpoint, name, f"tuned {model}", part, wide)
             signs = self._key(self.seeds[model], "signs", model, name)
             term = _Term(bases[name], tuned, signs, self._weights[model])
             count = math.prod(part.rule.shape)
@@ -168,9 +171,13 @@ class DeltaSummer:
         self._check(part, out)
         return out
 
-    def _read(self, checkpoint: Checkpoint, name: str, role: str, part: Part) -> torch.Tensor:
+    def _read(
+        self, checkpoint: Model, name: str, role: str, part: Part, wide: torch.dtype | None
+    ) -> torch.Tensor:
+        """One part, widened where models differ in their dtype from the base."""
         out = self._work.get(role, part.shape, TORCH[checkpoint.dtype(name)])
-        return checkpoint.read(name, out, part.start)
+        checkpoint.read(name, out, part.start)
+        return out if wide in (None, out.dtype) else self._work.get(role, part.shape, wide).copy_(out)
 
     def _deltas(self, terms: Sequence[_Term], part: Part) -> Iterator[torch.Tensor]:
         for term in terms:
@@ -276,7 +283,7 @@ def fixed_exponents(base: Checkpoint, rules: Mapping[str, Rule], room: int) -> d
     return exponents
 
 
-def power(model: Checkpoint, base: Checkpoint, rules: Mapping[str, Rule], weight: float) -> float:
+def power(model: Model, base: Checkpoint, rules: Mapping[str, Rule], weight: float) -> float:
     """The squared norm of what a model adds to a sum, before anything is summed."""
     parts = [
         norm2(model.tensor(name), base.tensor(name), 0, math.prod(rule.shape))

@@ -31,6 +31,7 @@ from pydelta.core.quantized import Quantized
 from pydelta.core.random import Key, key
 from pydelta.superposition.format.form import StorageForm
 from pydelta.superposition.format.rules import SUPERPOSED, Rule, slot_groups, slots
+from pydelta.superposition.reading.aligned import Model
 from pydelta.superposition.writing.options import Options
 
 CANDIDATES = ("sign", "hadamard")
@@ -51,7 +52,7 @@ class TransformChooser:
     def __init__(
         self,
         base: Checkpoint,
-        models: Mapping[str, Checkpoint],
+        models: Mapping[str, Model],
         rules: Mapping[str, Rule],
         options: Options,
         buckets: Sequence[Sequence[str]],
@@ -107,7 +108,7 @@ class TransformChooser:
                     totals[transform] += left / whole if whole > 0 else 0.0
         return totals
 
-    def _sample(self, model: Checkpoint, name: str, rule: Rule) -> torch.Tensor:
+    def _sample(self, model: Model, name: str, rule: Rule) -> torch.Tensor:
         """(rows, n) of the delta, the rows spread evenly."""
         tuned, base = (x.tensor(name).movedim(rule.dim or 0, -1) for x in (model, self._base))
         shape, n = base.shape[:-1], base.shape[-1]
