@@ -41,13 +41,15 @@ class Router:
     ) -> None:
         self.weights, self.layers, self.current = weights, layers, current
         self.stored: dict[int, list[str]] = {}  # storage -> tensors of the store
-        for name, x in weights.targets.items():
+        for name, x in weights.storages():
             self.stored.setdefault(storage_of(x), []).append(name)
         self.modules = {
             path: m for path, m in module.named_modules() if path not in layers and self._below(m)
         }
         self.holders, self.others = self._holders(module)
         self.plans: dict[object, Plan] = {}
+        self._prepare = torch._dynamo.disable(self._prepare)  # type: ignore[method-assign]
+        self._run_apart = torch._dynamo.disable(self._once_a_model)
         self.state_axes: Axes = {}
         self._before = {path: m.__dict__.get("forward") for path, m in self.modules.items()}
         for path, m in self.modules.items():
@@ -76,8 +78,9 @@ class Router:
         return holders, others
 
     def _wrapped(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        # A compiler sees what the outermost module's forward does, and nothing of what is decided before.
         outermost = torch._dynamo.disable(self._outermost, recursive=False)
-        once_a_model = torch._dynamo.disable(self._unit, recursive=False)
+        once_a_model = torch._dynamo.disable(self._unit)
 
         @functools.wraps(forward)
         def call(*args: Any, **options: Any) -> Any:
@@ -95,25 +98,30 @@ class Router:
         return call
 
     def _outermost(self, path: str, forward: Callable[..., Any], call: Call) -> Any:
-        batch = self.current.batch
-        assert batch is not None
-        rows = rows_of(call)
-        if rows is None:
-            raise ValueError("[models] the batch must be a tensor with one row for each name, got no tensor")
-        batch = batch.repeated(rows)
-        if rows == 0:
+        """The call of a module that no other module of the batch made."""
+        batch, plan, axes = self._prepare(path, forward, call)
+        if plan is None:
             return forward(*call[0], **call[1])
-        key = path, _signature(call)
-        axes = argument_axes(call, rows, self.state_axes)
-        if key not in self.plans:
-            self.plans[key] = self._proven(path, forward, call, axes, rows)
-        plan = self.plans[key]
         if plan.whole:
-            return self._once_a_model(self.weights.targets, batch, forward, call, axes, plan.axes)
+            return self._run_apart(self.weights.names, batch, forward, call, axes, plan.axes)
         with self.current.set(batch, plan):
             result = forward(*call[0], **call[1])
             self._check_called(plan)
         return result
+
+    def _prepare(self, path: str, forward: Callable[..., Any], call: Call) -> tuple[Batch, Plan | None, Axes]:
+        batch, rows = self.current.batch, rows_of(call)
+        assert batch is not None
+        if rows is None:
+            raise ValueError("[models] the batch must be a tensor with one row for each name, got no tensor")
+        batch = batch.repeated(rows)
+        if not rows:
+            return batch, None, {}
+        key = path, _signature(call)
+        axes = argument_axes(call, rows, self.state_axes)
+        if key not in self.plans:
+            self.plans[key] = self._proven(path, forward, call, axes, rows)
+        return batch, self.plans[key], axes
 
     def _check_called(self, plan: Plan) -> None:
         if not torch.compiler.is_compiling() and (missed := plan.mixing - self.current.called):
