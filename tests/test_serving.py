@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch._dynamo.testing
-from serving import IDS, Toy, assert_rows_are_models, family, outputs
+from serving import IDS, Toy, assert_rows_are_models, family
 from tensors import assert_same_bits, raises
 from tolerance import UNIT
 

@@ -140,9 +140,7 @@ def _unfit(name: str, x: torch.Tensor) -> list[str]:
         kind = type(x.data) if type(x) in _PLAIN else type(x)
         return [f"{name!r} is a {kind.__module__}.{kind.__qualname__}, no plain tensor"]
     if x.is_meta:
-        return [
-            f"{name!r} is on the device meta: no dense tensor with values (load it, or take it off the disk)"
-        ]
+        return [f"{name!r} is on the device meta and is no dense tensor with values"]
     if x.layout is not torch.strided:
         return [f"{name!r} is no dense tensor with values"]
     return []
@@ -153,7 +151,7 @@ def _ties(direct: Live) -> list[str]:
     first: dict[tuple[object, ...], str] = {}
     problems = []
     for name, x in direct.items():
-        if type(x.data) is not torch.Tensor or not x.numel():
+        if type(x.data) is not torch.Tensor or x.is_meta or not x.numel():
             continue
         place = (x.device, x.data_ptr(), x.shape)
         if (other := first.setdefault(place, name)) != name:

@@ -114,7 +114,7 @@ class Mapping5:
     ) -> Conversion | None:
         try:
             conversion = Conversion(converter, own, path, self.model, rules)
-        except Exception:  # noqa: BLE001  whatever a converter raises: these tensors do not make what it expects
+        except Exception:
             return None
         for name, shape in conversion.shapes.items():
             x = self.live.get(self.at + name)
@@ -152,7 +152,7 @@ def _views(
 
 
 def nearest(name: str, shape: tuple[int, ...], live: Live) -> tuple[str, str] | None:
-    """What of a name would have to be renamed for it to meet a tensor of the module; None: nothing is near."""
+    """What of a name would have to be renamed for it to meet a tensor of the module, if any is near."""
     parts = name.split(".")
     for i in range(1, len(parts) - 1):
         tail = ".".join(parts[i:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from pydelta.superposition.serving.probe import Event, Probe, grows, same
@@ -46,9 +46,9 @@ def plan_of(
 ) -> Plan:
     """The plan that two probes of one call, with one row and with two, prove right.
 
-    A layer mixes models only where every call of it, and of the layers of its kind, has the batch's rows first; its
-    tensors are used by itself alone. All else runs once for each model, in the innermost module that has
-    rows alone as results, and whose arguments are rows or the same for all.
+    A layer mixes models only where every call of it, and of the layers of its kind, has the batch's rows
+    first; its tensors are used by itself alone. All else runs once for each model, in the innermost module
+    that has rows alone as results, and whose arguments are rows or the same for all.
 
     Args:
         layers: paths of the layers that can mix models.
@@ -81,11 +81,8 @@ class _Maker:
                 kinds.setdefault(_kind(path), []).append(path)
         wrong = {kind for kind, paths in kinds.items() if not all(self._layer(path) for path in paths)}
         # Experts are called or not as the tokens choose.
-        wrong |= {
-            _kind(p)
-            for p in layers
-            if _kind(p) in kinds and p not in self.probes[0].calls and _siblings(p, layers)
-        }
+        idle = [path for path in layers if _kind(path) in kinds and path not in self.probes[0].calls]
+        wrong |= {_kind(path) for path in idle if _in_lists(path)}
         return {path for kind, paths in kinds.items() if kind not in wrong for path in paths}
 
     def own(self, path: str, *, itself: bool = False) -> None:
@@ -154,6 +151,6 @@ def _kind(path: str) -> str:
     return re.sub(r"\.\d+(?=\.|$)", ".*", path)
 
 
-def _siblings(path: str, layers: Mapping[str, object] | list[str]) -> bool:
+def _in_lists(path: str) -> bool:
     """Whether a layer stands in a list inside of a list: one of several experts of a layer."""
     return len(re.findall(r"\.\d+(?=\.|$)", path)) >= 2

@@ -1,4 +1,4 @@
-"""What a forward does with a module's tensors: run with one row and with two, it shows which calls go by rows."""
+"""What a forward does with a module's tensors: run on one row and on two, it shows what goes by rows."""
 
 from __future__ import annotations
 

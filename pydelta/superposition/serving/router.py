@@ -1,4 +1,4 @@
-"""A forward in which rows belong to different models: proven once, then by layers where they mix, else once a model."""
+"""A forward whose rows belong to different models: by layers where that is proven, else once a model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from pydelta.superposition.serving.rows import (
     Call,
     argument_axes,
     join,
+    name_of,
     result_axes,
     rows_of,
     select,
     starred,
 )
-from pydelta.superposition.serving.trees import Originals, UnlikeError, states, tensors
+from pydelta.superposition.serving.trees import Originals, UnlikeError, is_state, states, tensors
 from pydelta.superposition.serving.weights import Weights
 
 
@@ -154,6 +155,9 @@ class Router:
     def _learn(self, result: Any, axes: dict[str, int | None]) -> None:
         """Where the rows of caches are, which only their growth tells."""
         by_id = {id(x): axes[path] for path, x in tensors(result)}
+        self.state_axes |= {
+            starred(name_of(path)): axis for path, axis in axes.items() if axis is not None and axis > 0
+        }
         for state in states(result):
             for path, x in tensors(state):
                 if (axis := by_id.get(id(x))) is not None:
@@ -178,8 +182,8 @@ class Router:
         for leaf, x in tensors(call):
             if leaf not in unit.rows or (unit.rows[leaf] and x.shape[0] != len(batch)):
                 raise ValueError(
-                    f"[models] {path!r} must get rows of the batch ({len(batch)}) as in the batch before, got an "
-                    f"argument of shape {tuple(x.shape)}: use activate()"
+                    f"[models] {path!r} must get rows of the batch ({len(batch)}) as in the batch before, "
+                    f"got an argument of shape {tuple(x.shape)}: use activate()"
                 )
             axes[leaf] = 0 if unit.rows[leaf] else -1
         names = [name for storage in unit.storages for name in self.stored[storage]]
@@ -219,7 +223,7 @@ class Router:
 
 
 def _signature(call: Call) -> object:
-    """Calls of one signature run the same layers: their tensors are alike but for the number of rows and of tokens."""
+    """Calls of one signature run the same layers: they are alike but for the numbers of rows and tokens."""
 
     def tensor(x: torch.Tensor) -> object:
         sizes = x.shape[1:]
@@ -233,6 +237,8 @@ def _signature(call: Call) -> object:
             return [y for name, value in x.items() for y in plain(f"{path}.{name}", value)]
         if isinstance(x, (list, tuple)):
             return [y for i, value in enumerate(x) for y in plain(f"{path}.{i}", value)]
+        if is_state(x):
+            return [(path, (type(x), len(list(tensors(x)))))]
         return [(path, x if isinstance(x, (bool, int, float, str, type(None))) else type(x))]
 
     return tuple(plain("", call))

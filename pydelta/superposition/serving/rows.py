@@ -33,6 +33,11 @@ def starred(path: str) -> str:
     return re.sub(r"\.\d+(?=\.|$)", ".*", path)
 
 
+def name_of(path: str) -> str:
+    """Of an argument or a result, without its place among them."""
+    return path.split(".", 2)[-1]
+
+
 def rows_of(call: Call) -> int | None:
     """How many rows the batch has; None where no tensor tells."""
     args, options = call
@@ -59,6 +64,8 @@ def argument_axes(call: Call, rows: int, known: Axes) -> Axes:
     for path, x in tensors(call):
         if id(x) in held:
             axes[path] = _state_axis(path, x, rows, known)
+        elif (own := known.get(starred(name_of(path)), 0)) and x.dim() > own and x.shape[own] == rows:
+            axes[path] = own
         elif not x.dim() or x.shape[0] == 1 != rows or _SHARED.search(path) or _counts_up(x):
             axes[path] = -1
         elif x.shape[0] == rows:
@@ -68,7 +75,7 @@ def argument_axes(call: Call, rows: int, known: Axes) -> Axes:
         elif x.dim() == 1:
             axes[path] = -1
         else:
-            name = path.split(".", 2)[-1]
+            name = name_of(path)
             raise ValueError(
                 f"[models] every argument must have one row for each row of the batch ({rows}), "
                 f"got {name!r} of shape {tuple(x.shape)}: use activate()"
@@ -77,7 +84,7 @@ def argument_axes(call: Call, rows: int, known: Axes) -> Axes:
 
 
 def _state_axis(path: str, x: torch.Tensor, rows: int, known: Axes) -> int:
-    axis = known.get(starred(path.split(".", 2)[-1]))
+    axis = known.get(starred(name_of(path)))
     if axis is not None:
         return axis
     return 0 if x.dim() >= 2 and x.shape[0] == rows else -1
@@ -139,7 +146,7 @@ def join(
             return whole.flatten(axis, axis + 1)
         if len(own) == 1 or all(x.shape == own[0].shape and torch.equal(x, own[0]) for x in own):
             return own[0]
-        name = path.split(".", 2)[-1]
+        name = name_of(path)
         raise ValueError(
             f"[models] every result must have one row for each row of the batch, got {name!r} of shape "
             f"{tuple(own[0].shape)}, which is no row's: run it outside of the batch, or use activate()"

@@ -1,4 +1,4 @@
-"""Tensors inside of what a module takes and gives: tuples, dictionaries, dataclasses, and objects such as caches."""
+"""Tensors inside of what a module takes and gives: in tuples, dictionaries, dataclasses, caches."""
 
 from __future__ import annotations
 
