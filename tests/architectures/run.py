@@ -23,6 +23,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import pydelta.superposition.serving
 from pydelta import Superposition
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -47,6 +47,7 @@ class Router:
         self.modules = {
             path: m for path, m in module.named_modules() if path not in layers and self._below(m)
         }
+        self.below = {path: self._below(m) for path, m in self.modules.items()}
         self.holders, self.others = self._holders(module)
         self.plans: dict[object, Plan] = {}
         self._prepare = torch._dynamo.disable(self._prepare)  # type: ignore[method-assign]
@@ -104,7 +105,7 @@ class Router:
         if plan is None:
             return forward(*call[0], **call[1])
         if plan.whole:
-            return self._run_apart(self.weights.names, batch, forward, call, axes, plan.axes)
+            return self._run_apart(self.weights.names, batch, forward, call, axes, plan)
         with self.current.set(batch, plan):
             result = forward(*call[0], **call[1])
             self._check_called(plan)
@@ -186,8 +187,9 @@ class Router:
                     f"got an argument of shape {tuple(x.shape)}: use activate()"
                 )
             axes[leaf] = 0 if unit.rows[leaf] else -1
-        names = [name for storage in unit.storages for name in self.stored[storage]]
-        return self._once_a_model(names, batch, forward, call, axes, None)
+        storages = unit.storages | self.below[path]
+        names = [name for storage in storages for name in self.stored[storage]]
+        return self._once_a_model(names, batch, forward, call, axes)
 
     def _once_a_model(
         self,
@@ -196,7 +198,7 @@ class Router:
         forward: Callable[..., Any],
         call: Call,
         axes: Axes,
-        grown: dict[str, int | None] | None,
+        plan: Plan | None = None,
     ) -> Any:
         """Writes each model's tensors, and runs its rows; then the base's are there again."""
         copies: Originals = {}
@@ -209,17 +211,27 @@ class Router:
                 with self.current.off():
                     result = forward(*args, **options)
                 parts.append((states((args, options)), result))
+                if plan is not None and plan.written:
+                    _write_back(call, (args, options), axes, rows, plan.written)
         finally:
             self.weights.write_base(names)
         groups = list(batch.groups.values())
-        if grown is None:
-            grown = {leaf: 0 for leaf, _ in tensors(parts[0])}
+        grown = plan.axes if plan is not None else {leaf: 0 for leaf, _ in tensors(parts[0])}
         try:
             return join(parts, groups, grown, copies)[1]
         except UnlikeError as error:
             raise ValueError(
                 f"[models] results must be alike for all models, got one in which {error}"
             ) from None
+
+
+def _write_back(call: Call, own: Call, axes: Axes, rows: torch.Tensor, written: frozenset[str]) -> None:
+    """What a forward wrote to its arguments, into those of the whole batch."""
+    copies = dict(tensors(own))
+    held = {id(x) for state in states(call) for _, x in tensors(state)}
+    for path, x in tensors(call):
+        if path in written and id(x) not in held and axes[path] >= 0:
+            x.index_copy_(axes[path], rows.to(x.device), copies[path])
 
 
 def _signature(call: Call) -> object:

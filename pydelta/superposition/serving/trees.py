@@ -27,7 +27,12 @@ def is_state(x: Any) -> bool:
 def tensors(x: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor with its path, in order."""
     leaves: list[tuple[str, torch.Tensor]] = []
-    mapped(lambda path, leaf: (leaves.append((path, leaf)), leaf)[1], x)
+
+    def leaf(path: str, x: torch.Tensor) -> torch.Tensor:
+        leaves.append((path, x))
+        return x
+
+    mapped(leaf, x)
     return iter(leaves)
 
 
