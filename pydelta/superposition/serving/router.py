@@ -216,7 +216,9 @@ class Router:
         finally:
             self.weights.write_base(names)
         groups = list(batch.groups.values())
-        grown = plan.axes if plan is not None else {leaf: 0 for leaf, _ in tensors(parts[0])}
+        grown: dict[str, int | None] = (
+            plan.axes if plan is not None else {leaf: 0 for leaf, _ in tensors(parts[0])}
+        )
         try:
             return join(parts, groups, grown, copies)[1]
         except UnlikeError as error:

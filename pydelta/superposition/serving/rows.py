@@ -23,7 +23,10 @@ _LEADING = (
 _SHARED = re.compile(r"(cache_position|grid_thw|head_mask|image_sizes_flat|rope_deltas)$")
 """Arguments of transformers that belong to no row."""
 Axes = dict[str, int]
-"""Path of a tensor -> the axis of the batch; -1: it belongs to no row."""
+"""Path of a tensor -> the axis of the batch; -1: it belongs to no row.
+
+``ITEMS`` stands for a list that has an item for each row."""
+ITEMS = -2
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -59,7 +62,7 @@ def argument_axes(call: Call, rows: int, known: Axes) -> Axes:
     Raises:
         ValueError: a tensor has neither one row nor as many as the batch; the message names it.
     """
-    axes: Axes = {}
+    axes: Axes = {path: ITEMS for path in _lists(call, rows)}
     held = {id(x) for state in states(call) for _, x in tensors(state)}
     for path, x in tensors(call):
         if id(x) in held:
@@ -70,6 +73,8 @@ def argument_axes(call: Call, rows: int, known: Axes) -> Axes:
             axes[path] = -1
         elif x.shape[0] == rows:
             axes[path] = 0
+        elif axes.get(path.rpartition(".")[0]) == ITEMS:
+            axes[path] = -1
         elif path.endswith("position_ids") and x.dim() == 3 and x.shape[1] in (1, rows):
             axes[path] = 1 if x.shape[1] == rows else -1
         elif x.dim() == 1:
@@ -81,6 +86,20 @@ def argument_axes(call: Call, rows: int, known: Axes) -> Axes:
                 f"got {name!r} of shape {tuple(x.shape)}: use activate()"
             )
     return axes
+
+
+def _lists(call: Call, rows: int) -> set[str]:
+    """Lists with a tensor for each row, none of which has a row for each: images of several sizes."""
+    members: dict[str, list[torch.Tensor]] = {}
+    for path, x in tensors(call):
+        parent, _, last = path.rpartition(".")
+        if last.isdigit() and parent.count(".") > 1:
+            members.setdefault(parent, []).append(x)
+    return {
+        path
+        for path, xs in members.items()
+        if len(xs) == rows and all(x.dim() > 1 and x.shape[0] not in (1, rows) for x in xs)
+    }
 
 
 def _state_axis(path: str, x: torch.Tensor, rows: int, known: Axes) -> int:
@@ -107,7 +126,8 @@ def select(call: Call, axes: Axes, at: Sequence[int] | torch.Tensor, copies: Ori
             return x.index_select(axes[path], index.to(x.device))
         return x.clone() if id(x) in held else x
 
-    return mapped(leaf, call, copies=copies)
+    items = {path: index.tolist() for path, axis in axes.items() if axis == ITEMS}
+    return mapped(leaf, call, copies=copies, items=items)
 
 
 def result_axes(one: Any, two: Any) -> dict[str, int | None]:
