@@ -1,4 +1,4 @@
-"""Mixed batches in modules whose layers do not all get the batch's rows: right, or refused by the layer's name."""
+"""Mixed batches in modules whose layers do not all get the batch's rows: right, or refused by name."""
 
 import copy
 

@@ -1,5 +1,4 @@
-"""Tiny random configs of transformers' model classes, one line each: their class, what differs from the common sizes,
-and what a batch of them is made of."""
+"""Tiny random configs of transformers' model classes: a class, its sizes, and what a batch of it is made of."""
 
 from __future__ import annotations
 
@@ -135,7 +134,11 @@ KINDS = [
         {"vocab_size": 64, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
     ),
     Kind("FNetForMaskedLM", "text", COMMON),
-    Kind("NystromformerForMaskedLM", "text", COMMON | {"num_landmarks": 4, "segment_means_seq_len": 8}),
+    Kind(
+        "NystromformerForMaskedLM",
+        "text",
+        COMMON | {"num_landmarks": 64, "segment_means_seq_len": 64, "conv_kernel_size": None},
+    ),
     Kind("LayoutLMForMaskedLM", "text", COMMON),
     Kind("ConvBertForMaskedLM", "text", COMMON | {"embedding_size": 32}),
     Kind("GPT2LMHeadModel", "text", COMMON),
@@ -262,7 +265,7 @@ KINDS = [
     Kind("DeiTForImageClassification", "image", IMAGE),
     Kind("BeitForImageClassification", "image", IMAGE | {"use_relative_position_bias": True}),
     Kind("Dinov2ForImageClassification", "image", IMAGE),
-    Kind("ViTMAEModel", "image", IMAGE | {"mask_ratio": 0.0}),
+    Kind("Dinov2WithRegistersForImageClassification", "image", IMAGE),
     Kind(
         "SwinForImageClassification",
         "image",

@@ -62,7 +62,7 @@ def argument_axes(call: Call, rows: int, known: Axes) -> Axes:
     Raises:
         ValueError: a tensor has neither one row nor as many as the batch; the message names it.
     """
-    axes: Axes = {path: ITEMS for path in _lists(call, rows)}
+    axes: Axes = dict.fromkeys(_lists(call, rows), ITEMS)
     held = {id(x) for state in states(call) for _, x in tensors(state)}
     for path, x in tensors(call):
         if id(x) in held:
