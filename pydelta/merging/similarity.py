@@ -87,9 +87,9 @@ def similarity(base: Pathlike, models: Mapping[str, Pathlike], *, show: bool = F
     kinds: dict[str, torch.Tensor] = {}
     for name in counts:
         parts = reader.sums[name]
-        total = torch.stack([parts[start] for start in sorted(parts)]).sum(0)
+        summed = torch.stack([parts[start] for start in sorted(parts)]).sum(0)
         group = group_of(name)
-        kinds[group] = kinds[group] + total if group in kinds else total
+        kinds[group] = kinds[group] + summed if group in kinds else summed
     count = len(tuned)
     whole = sum(kinds.values(), torch.zeros(3, count, count, dtype=torch.float64))
     squares = whole[0].diagonal()

@@ -346,6 +346,7 @@ class Superposition(Contents):
         base: Pathlike | None = None,
         prefix: str | None = None,
         resident: bool | None = None,
+        rename: Mapping[str, str] | None = None,
     ) -> Bank:
         """Maps the store onto a live module, whose weights then become any of the models.
 
@@ -354,4 +355,4 @@ class Superposition(Contents):
         """
         from pydelta.superposition.serving import Bank
 
-        return Bank(self, module, base=base, prefix=prefix, resident=resident)
+        return Bank(self, module, base=base, prefix=prefix, resident=resident, rename=rename)

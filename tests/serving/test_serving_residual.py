@@ -99,7 +99,7 @@ def test_a_sparse_product_is_the_dense_one(turn):
     dense[places] = tuned.view(-1)[places].float() - retrieved.view(-1)[places]
     dense = dense.view(shape).T if turn else dense.view(shape)
     x = torch.randint(-4, 5, (2, 3, dense.shape[1]), generator=generator).float()
-    assert torch.equal(difference(patch, retrieved, turn=turn).product(x), x @ dense.T)
+    assert torch.equal(difference(patch, retrieved, input_first=turn).product(x), x @ dense.T)
 
 
 def test_rows_and_strides_of_a_patch():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,8 @@ class Bank:
         base: where the store's base is; by default where it was.
         prefix: what stands before the store's names in the module ("model."); with a leading "-", what stands
             before the module's names in the store ("-bert."). By default it is found.
+        rename: text in the store's names -> what stands in its place in the module. Names that transformers
+            changes on loading, and experts that it packs, are found without.
         resident: hold base and superposition in memory on the module's device; by default so on a GPU. On the
             CPU they stay mapped from their files, which processes share.
 
@@ -50,18 +52,20 @@ class Bank:
         base: Pathlike | None = None,
         prefix: str | None = None,
         resident: bool | None = None,
+        rename: Mapping[str, str] | None = None,
     ) -> None:
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"[attach] module must be a torch.nn.Module, got {type(module).__name__}")
         self.store, self.module = store, module
         self._active: tuple[str, list[int]] | None = None
-        self.targets = bind(module, store.manifest.rules, prefix)
-        device = next((x.device for x in self.targets.values()), torch.device("cpu"))
+        bound = bind(module, store.manifest.rules, prefix, rename)
+        live = [*bound.direct.values(), *(x for c in bound.conversions for x in c.live.values())]
+        device = next((x.device for x in live), torch.device("cpu"))
         on_cpu = device.type == "cpu"
         if resident is False and not on_cpu:
             raise ValueError(f"[attach] resident must be True for a module on {device}, got False")
         self.sources = Sources(store, base, device, not on_cpu if resident is None else resident)
-        self.weights = Weights(self.targets, self.sources)
+        self.weights = Weights(bound, self.sources)
         self._current, self._served = Current(), list[Served]()
         self._router: Router | None = None
 
@@ -86,7 +90,7 @@ class Bank:
         if self._router is not None:
             raise RuntimeError("[activate] the bank must not serve mixed batches: call unserve() first")
         self._active = None
-        self.weights.write(name, self.targets)
+        self.weights.write(name, self.weights.names)
         self._active = name, self._versions()
 
     @contextmanager
@@ -100,7 +104,7 @@ class Bank:
             ValueError, RuntimeError: as :meth:`activate`.
         """
         before = self.active
-        kept = {} if before else {t: live.detach().clone() for t, live in self.targets.items()}
+        kept = [] if before else [live.detach().clone() for live in self.weights.live]
         self.activate(name)
         try:
             yield self.module
@@ -110,8 +114,8 @@ class Bank:
             else:
                 self._active = None
                 with torch.no_grad():
-                    for tensor, value in kept.items():
-                        self.targets[tensor].copy_(value)
+                    for live, value in zip(self.weights.live, kept, strict=True):
+                        live.copy_(value)
 
     def serve(self, module: torch.nn.Module | None = None) -> torch.nn.Module:
         """Prepares the module for batches that mix models: see :meth:`models`.
@@ -137,10 +141,10 @@ class Bank:
             raise ValueError("[serve] the module must be in evaluation mode: call its eval(), got training")
         if self._router is None:
             self._active = None
-            self._served = mixing_layers(self.module, self.targets, self.sources, self._current)
+            self._served = mixing_layers(self.module, self.weights.direct, self.sources, self._current)
             layers = {layer.path: layer.layer for layer in self._served}
             self._router = Router(self.module, self.weights, layers, self._current)
-            self.weights.write_base(self.targets)
+            self.weights.write_base(self.weights.names)
         return self.module
 
     def unserve(self) -> None:
@@ -183,4 +187,4 @@ class Bank:
 
     def _versions(self) -> list[int]:
         """Torch's counts of writes, which inference tensors do not have."""
-        return [0 if x.is_inference() else x._version for x in self.targets.values()]
+        return [0 if x.is_inference() else x._version for x in self.weights.live]

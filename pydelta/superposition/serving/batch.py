@@ -65,7 +65,7 @@ class Current:
     """What runs, shared by the layers of a module.
 
     Attributes:
-        batch: whose rows these are; None outside of a batch, and while a module runs with one model's tensors.
+        batch: whose rows these are; None outside of a batch, and while a module has one model's tensors.
         plan: of the outermost module's call; None outside of one.
         probe: records the calls instead.
         called: the layers that were called since the plan was set.

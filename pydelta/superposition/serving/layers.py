@@ -19,7 +19,7 @@ from pydelta.superposition.serving.residual import Difference, difference
 from pydelta.superposition.serving.sources import Sources
 
 FUSED = (torch.nn.MultiheadAttention, torch.nn.TransformerEncoderLayer, torch.nn.TransformerDecoderLayer)
-"""They read their children's weights without calling them, on the fast path that torch chooses at run time."""
+"""They read their children's weights without calling them, where torch chooses its fast path."""
 
 
 class Served:
@@ -235,7 +235,7 @@ def mixing_layers(
             )
         if isinstance(layer, torch.nn.Embedding) and layer.max_norm:
             raise ValueError(
-                f"[serve] {path!r} must leave its weights alone, got an Embedding with max_norm: use activate()"
+                f"[serve] {path!r} must leave its weights alone, got one with max_norm: use activate()"
             )
         if isinstance(layer, FUSED):
             fused.append(f"{path}." if path else "")

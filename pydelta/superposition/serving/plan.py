@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 from pydelta.superposition.serving.probe import Event, Probe, grows, same
@@ -28,6 +29,7 @@ class Plan(NamedTuple):
         whole: the outermost module itself runs once for each model, for the reason ``why``.
         units: path of a module -> how it runs once for each model.
         mixing: paths of the layers that mix models; those alone are called.
+        written: paths of the outermost module's arguments that it writes to.
         axes: path of a result -> its axis of rows (see :func:`rows.result_axes`).
     """
 
@@ -35,6 +37,7 @@ class Plan(NamedTuple):
     units: dict[str, Unit]
     mixing: frozenset[str]
     axes: dict[str, int | None]
+    written: frozenset[str]
 
 
 def plan_of(
@@ -46,9 +49,9 @@ def plan_of(
 ) -> Plan:
     """The plan that two probes of one call, with one row and with two, prove right.
 
-    A layer mixes models only where every call of it, and of the layers of its kind, has the batch's rows first; its
-    tensors are used by itself alone. All else runs once for each model, in the innermost module that has
-    rows alone as results, and whose arguments are rows or the same for all.
+    A layer mixes models only where every call of it, and of the layers of its kind, has the batch's rows
+    first; its tensors are used by itself alone. All else runs once for each model, in the innermost module
+    that has rows alone as results, and whose arguments are rows or the same for all.
 
     Args:
         layers: paths of the layers that can mix models.
@@ -65,7 +68,8 @@ def plan_of(
     for storage, stack in probes[0].strays | probes[1].strays:
         del storage  # what a unit uses is known from ``touched``
         maker.climb(stack)
-    return Plan(maker.whole, maker.units(), maker.outside(mixing), axes)
+    written = frozenset().union(*(event.written for probe in probes for event in probe.calls[outermost]))
+    return Plan(maker.whole, maker.units(), maker.outside(mixing), axes, written)
 
 
 class _Maker:
@@ -81,11 +85,7 @@ class _Maker:
                 kinds.setdefault(_kind(path), []).append(path)
         wrong = {kind for kind, paths in kinds.items() if not all(self._layer(path) for path in paths)}
         # Experts are called or not as the tokens choose.
-        wrong |= {
-            _kind(p)
-            for p in layers
-            if _kind(p) in kinds and p not in self.probes[0].calls and _siblings(p, layers)
-        }
+        wrong |= {kind for kind in map(_kind, self._idle(layers)) if kind in kinds}
         return {path for kind, paths in kinds.items() if kind not in wrong for path in paths}
 
     def own(self, path: str, *, itself: bool = False) -> None:
@@ -127,10 +127,22 @@ class _Maker:
         fit = all(a.given.keys() == b.given.keys() and a.made.keys() == b.made.keys() for a, b in pairs)
         return pairs if fit else None
 
+    def _idle(self, layers: list[str]) -> list[str]:
+        return [path for path in layers if path not in self.probes[0].calls]
+
     def _layer(self, path: str) -> bool:
         pairs = self._pairs(path)
         return pairs is not None and all(
-            grows(x, two.given[p]) for one, two in pairs for p, x in one.given.items()
+            not self._chosen(path, one) and all(grows(x, two.given[p]) for p, x in one.given.items())
+            for one, two in pairs
+        )
+
+    def _chosen(self, path: str, event: Event) -> bool:
+        """Whether a layer is, or is part of, one of a list that its owner chooses from by values."""
+        calls = (*event.stack, path)
+        return any(
+            re.search(r"\.\d+$", own) and owner in self.probes[0].choosing | self.probes[1].choosing
+            for owner, own in pairwise(calls)
         )
 
     def _module(self, path: str) -> bool:
@@ -139,7 +151,7 @@ class _Maker:
 
 
 def _clean(one: Event, two: Event) -> bool:
-    if one.state or not one.made:
+    if one.state or one.written or not one.made:
         return False
     rows = [grows(x, two.given[p]) for p, x in one.given.items()]
     shared = [same(x, two.given[p]) for p, x in one.given.items()]
@@ -152,8 +164,3 @@ def _clean(one: Event, two: Event) -> bool:
 
 def _kind(path: str) -> str:
     return re.sub(r"\.\d+(?=\.|$)", ".*", path)
-
-
-def _siblings(path: str, layers: Mapping[str, object] | list[str]) -> bool:
-    """Whether a layer stands in a list inside of a list: one of several experts of a layer."""
-    return len(re.findall(r"\.\d+(?=\.|$)", path)) >= 2

@@ -1,4 +1,4 @@
-"""A forward in which rows belong to different models: proven once, then by layers where they mix, else once a model."""
+"""A forward whose rows belong to different models: by layers where that is proven, else once a model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from pydelta.superposition.serving.rows import (
     Call,
     argument_axes,
     join,
+    name_of,
     result_axes,
     rows_of,
     select,
     starred,
 )
-from pydelta.superposition.serving.trees import Originals, UnlikeError, states, tensors
+from pydelta.superposition.serving.trees import Originals, UnlikeError, is_state, states, tensors
 from pydelta.superposition.serving.weights import Weights
 
 
@@ -41,13 +42,16 @@ class Router:
     ) -> None:
         self.weights, self.layers, self.current = weights, layers, current
         self.stored: dict[int, list[str]] = {}  # storage -> tensors of the store
-        for name, x in weights.targets.items():
+        for name, x in weights.storages():
             self.stored.setdefault(storage_of(x), []).append(name)
         self.modules = {
             path: m for path, m in module.named_modules() if path not in layers and self._below(m)
         }
+        self.below = {path: self._below(m) for path, m in self.modules.items()}
         self.holders, self.others = self._holders(module)
         self.plans: dict[object, Plan] = {}
+        self._prepare = torch._dynamo.disable(self._prepare)  # type: ignore[method-assign]
+        self._run_apart = torch._dynamo.disable(self._once_a_model)
         self.state_axes: Axes = {}
         self._before = {path: m.__dict__.get("forward") for path, m in self.modules.items()}
         for path, m in self.modules.items():
@@ -76,8 +80,9 @@ class Router:
         return holders, others
 
     def _wrapped(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        # A compiler sees what the outermost module's forward does, and nothing of what is decided before.
         outermost = torch._dynamo.disable(self._outermost, recursive=False)
-        once_a_model = torch._dynamo.disable(self._unit, recursive=False)
+        once_a_model = torch._dynamo.disable(self._unit)
 
         @functools.wraps(forward)
         def call(*args: Any, **options: Any) -> Any:
@@ -95,25 +100,30 @@ class Router:
         return call
 
     def _outermost(self, path: str, forward: Callable[..., Any], call: Call) -> Any:
-        batch = self.current.batch
-        assert batch is not None
-        rows = rows_of(call)
-        if rows is None:
-            raise ValueError("[models] the batch must be a tensor with one row for each name, got no tensor")
-        batch = batch.repeated(rows)
-        if rows == 0:
+        """The call of a module that no other module of the batch made."""
+        batch, plan, axes = self._prepare(path, forward, call)
+        if plan is None:
             return forward(*call[0], **call[1])
-        key = path, _signature(call)
-        axes = argument_axes(call, rows, self.state_axes)
-        if key not in self.plans:
-            self.plans[key] = self._proven(path, forward, call, axes, rows)
-        plan = self.plans[key]
         if plan.whole:
-            return self._once_a_model(self.weights.targets, batch, forward, call, axes, plan.axes)
+            return self._run_apart(self.weights.names, batch, forward, call, axes, plan)
         with self.current.set(batch, plan):
             result = forward(*call[0], **call[1])
             self._check_called(plan)
         return result
+
+    def _prepare(self, path: str, forward: Callable[..., Any], call: Call) -> tuple[Batch, Plan | None, Axes]:
+        batch, rows = self.current.batch, rows_of(call)
+        assert batch is not None
+        if rows is None:
+            raise ValueError("[models] the batch must be a tensor with one row for each name, got no tensor")
+        batch = batch.repeated(rows)
+        if not rows:
+            return batch, None, {}
+        key = path, _signature(call)
+        axes = argument_axes(call, rows, self.state_axes)
+        if key not in self.plans:
+            self.plans[key] = self._proven(path, forward, call, axes, rows)
+        return batch, self.plans[key], axes
 
     def _check_called(self, plan: Plan) -> None:
         if not torch.compiler.is_compiling() and (missed := plan.mixing - self.current.called):
@@ -146,6 +156,9 @@ class Router:
     def _learn(self, result: Any, axes: dict[str, int | None]) -> None:
         """Where the rows of caches are, which only their growth tells."""
         by_id = {id(x): axes[path] for path, x in tensors(result)}
+        self.state_axes |= {
+            starred(name_of(path)): axis for path, axis in axes.items() if axis is not None and axis > 0
+        }
         for state in states(result):
             for path, x in tensors(state):
                 if (axis := by_id.get(id(x))) is not None:
@@ -170,12 +183,13 @@ class Router:
         for leaf, x in tensors(call):
             if leaf not in unit.rows or (unit.rows[leaf] and x.shape[0] != len(batch)):
                 raise ValueError(
-                    f"[models] {path!r} must get rows of the batch ({len(batch)}) as in the batch before, got an "
-                    f"argument of shape {tuple(x.shape)}: use activate()"
+                    f"[models] {path!r} must get rows of the batch ({len(batch)}) as in the batch before, "
+                    f"got an argument of shape {tuple(x.shape)}: use activate()"
                 )
             axes[leaf] = 0 if unit.rows[leaf] else -1
-        names = [name for storage in unit.storages for name in self.stored[storage]]
-        return self._once_a_model(names, batch, forward, call, axes, None)
+        storages = unit.storages | self.below[path]
+        names = [name for storage in storages for name in self.stored[storage]]
+        return self._once_a_model(names, batch, forward, call, axes)
 
     def _once_a_model(
         self,
@@ -184,7 +198,7 @@ class Router:
         forward: Callable[..., Any],
         call: Call,
         axes: Axes,
-        grown: dict[str, int | None] | None,
+        plan: Plan | None = None,
     ) -> Any:
         """Writes each model's tensors, and runs its rows; then the base's are there again."""
         copies: Originals = {}
@@ -197,11 +211,14 @@ class Router:
                 with self.current.off():
                     result = forward(*args, **options)
                 parts.append((states((args, options)), result))
+                if plan is not None and plan.written:
+                    _write_back(call, (args, options), axes, rows, plan.written)
         finally:
             self.weights.write_base(names)
         groups = list(batch.groups.values())
-        if grown is None:
-            grown = {leaf: 0 for leaf, _ in tensors(parts[0])}
+        grown: dict[str, int | None] = (
+            plan.axes if plan is not None else {leaf: 0 for leaf, _ in tensors(parts[0])}
+        )
         try:
             return join(parts, groups, grown, copies)[1]
         except UnlikeError as error:
@@ -210,8 +227,17 @@ class Router:
             ) from None
 
 
+def _write_back(call: Call, own: Call, axes: Axes, rows: torch.Tensor, written: frozenset[str]) -> None:
+    """What a forward wrote to its arguments, into those of the whole batch."""
+    copies = dict(tensors(own))
+    held = {id(x) for state in states(call) for _, x in tensors(state)}
+    for path, x in tensors(call):
+        if path in written and id(x) not in held and axes[path] >= 0:
+            x.index_copy_(axes[path], rows.to(x.device), copies[path])
+
+
 def _signature(call: Call) -> object:
-    """Calls of one signature run the same layers: their tensors are alike but for the number of rows and of tokens."""
+    """Calls of one signature run the same layers: they are alike but for the numbers of rows and tokens."""
 
     def tensor(x: torch.Tensor) -> object:
         sizes = x.shape[1:]
@@ -225,6 +251,8 @@ def _signature(call: Call) -> object:
             return [y for name, value in x.items() for y in plain(f"{path}.{name}", value)]
         if isinstance(x, (list, tuple)):
             return [y for i, value in enumerate(x) for y in plain(f"{path}.{i}", value)]
+        if is_state(x):
+            return [(path, (type(x), len(list(tensors(x)))))]
         return [(path, x if isinstance(x, (bool, int, float, str, type(None))) else type(x))]
 
     return tuple(plain("", call))

@@ -23,7 +23,10 @@ _LEADING = (
 _SHARED = re.compile(r"(cache_position|grid_thw|head_mask|image_sizes_flat|rope_deltas)$")
 """Arguments of transformers that belong to no row."""
 Axes = dict[str, int]
-"""Path of a tensor -> the axis of the batch; -1: it belongs to no row."""
+"""Path of a tensor -> the axis of the batch; -1: it belongs to no row.
+
+``ITEMS`` stands for a list that has an item for each row."""
+ITEMS = -2
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -31,6 +34,11 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 def starred(path: str) -> str:
     """A path with its numbers left out: layers of one kind share it."""
     return re.sub(r"\.\d+(?=\.|$)", ".*", path)
+
+
+def name_of(path: str) -> str:
+    """Of an argument or a result, without its place among them."""
+    return path.split(".", 2)[-1]
 
 
 def rows_of(call: Call) -> int | None:
@@ -54,21 +62,25 @@ def argument_axes(call: Call, rows: int, known: Axes) -> Axes:
     Raises:
         ValueError: a tensor has neither one row nor as many as the batch; the message names it.
     """
-    axes: Axes = {}
+    axes: Axes = dict.fromkeys(_lists(call, rows), ITEMS)
     held = {id(x) for state in states(call) for _, x in tensors(state)}
     for path, x in tensors(call):
         if id(x) in held:
             axes[path] = _state_axis(path, x, rows, known)
+        elif (own := known.get(starred(name_of(path)), 0)) and x.dim() > own and x.shape[own] == rows:
+            axes[path] = own
         elif not x.dim() or x.shape[0] == 1 != rows or _SHARED.search(path) or _counts_up(x):
             axes[path] = -1
         elif x.shape[0] == rows:
             axes[path] = 0
+        elif axes.get(path.rpartition(".")[0]) == ITEMS:
+            axes[path] = -1
         elif path.endswith("position_ids") and x.dim() == 3 and x.shape[1] in (1, rows):
             axes[path] = 1 if x.shape[1] == rows else -1
         elif x.dim() == 1:
             axes[path] = -1
         else:
-            name = path.split(".", 2)[-1]
+            name = name_of(path)
             raise ValueError(
                 f"[models] every argument must have one row for each row of the batch ({rows}), "
                 f"got {name!r} of shape {tuple(x.shape)}: use activate()"
@@ -76,8 +88,22 @@ def argument_axes(call: Call, rows: int, known: Axes) -> Axes:
     return axes
 
 
+def _lists(call: Call, rows: int) -> set[str]:
+    """Lists with a tensor for each row, none of which has a row for each: images of several sizes."""
+    members: dict[str, list[torch.Tensor]] = {}
+    for path, x in tensors(call):
+        parent, _, last = path.rpartition(".")
+        if last.isdigit() and parent.count(".") > 1:
+            members.setdefault(parent, []).append(x)
+    return {
+        path
+        for path, xs in members.items()
+        if len(xs) == rows and all(x.dim() > 1 and x.shape[0] not in (1, rows) for x in xs)
+    }
+
+
 def _state_axis(path: str, x: torch.Tensor, rows: int, known: Axes) -> int:
-    axis = known.get(starred(path.split(".", 2)[-1]))
+    axis = known.get(starred(name_of(path)))
     if axis is not None:
         return axis
     return 0 if x.dim() >= 2 and x.shape[0] == rows else -1
@@ -100,7 +126,8 @@ def select(call: Call, axes: Axes, at: Sequence[int] | torch.Tensor, copies: Ori
             return x.index_select(axes[path], index.to(x.device))
         return x.clone() if id(x) in held else x
 
-    return mapped(leaf, call, copies=copies)
+    items = {path: index.tolist() for path, axis in axes.items() if axis == ITEMS}
+    return mapped(leaf, call, copies=copies, items=items)
 
 
 def result_axes(one: Any, two: Any) -> dict[str, int | None]:
@@ -139,7 +166,7 @@ def join(
             return whole.flatten(axis, axis + 1)
         if len(own) == 1 or all(x.shape == own[0].shape and torch.equal(x, own[0]) for x in own):
             return own[0]
-        name = path.split(".", 2)[-1]
+        name = name_of(path)
         raise ValueError(
             f"[models] every result must have one row for each row of the batch, got {name!r} of shape "
             f"{tuple(own[0].shape)}, which is no row's: run it outside of the batch, or use activate()"

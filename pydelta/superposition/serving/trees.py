@@ -1,11 +1,11 @@
-"""Tensors inside of what a module takes and gives: tuples, dictionaries, dataclasses, and objects such as caches."""
+"""Tensors inside of what a module takes and gives: in tuples, dictionaries, dataclasses, caches."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,12 @@ def is_state(x: Any) -> bool:
 def tensors(x: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor with its path, in order."""
     leaves: list[tuple[str, torch.Tensor]] = []
-    mapped(lambda path, leaf: (leaves.append((path, leaf)), leaf)[1], x)
+
+    def leaf(path: str, x: torch.Tensor) -> torch.Tensor:
+        leaves.append((path, x))
+        return x
+
+    mapped(leaf, x)
     return iter(leaves)
 
 
@@ -43,6 +48,7 @@ def mapped(
     *trees: Any,
     originals: Originals | None = None,
     copies: Originals | None = None,
+    items: Mapping[str, Sequence[int]] | None = None,
 ) -> Any:
     """A tree like the first one, its tensors replaced by ``leaf(path, *tensors)``.
 
@@ -50,11 +56,12 @@ def mapped(
         trees: of one structure; what is no tensor is the same in all.
         originals: objects that are written to instead of copied; for results that are joined.
         copies: gets the original of each copied object.
+        items: path of a list -> those of its items that are taken.
 
     Raises:
         UnlikeError: the trees differ.
     """
-    return _Walk(leaf, originals=originals, copies=copies).run(*trees)
+    return _Walk(leaf, originals=originals, copies=copies, items=items).run(*trees)
 
 
 class _Walk:
@@ -64,9 +71,11 @@ class _Walk:
         *,
         originals: Originals | None = None,
         copies: Originals | None = None,
+        items: Mapping[str, Sequence[int]] | None = None,
         visit: Callable[[Any], None] | None = None,
     ) -> None:
         self.leaf, self.originals, self.copies, self.visit = leaf, originals or {}, copies, visit
+        self.taken = items or {}
         self.done: dict[int, Any] = {}
         self.alive: list[Any] = []  # an id stands for its object only as long as that lives
 
@@ -97,6 +106,8 @@ class _Walk:
                     raise UnlikeError(f"{path[1:]} has keys of its own for each model")
                 made[name] = self.run(*(x[name] for x in trees), path=f"{path}.{name}")
             return made
+        if path in self.taken:
+            trees = tuple([x[i] for i in self.taken[path]] for x in trees)
         items = [self.run(*parts, path=f"{path}.{i}") for i, parts in enumerate(zip(*trees, strict=True))]
         if hasattr(first, "_fields"):
             return type(first)(*items)
