@@ -27,10 +27,10 @@ class Classifier(nn.Module):
         super().__init__()
         torch.manual_seed(1)
         self.body = nn.Sequential(nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12))
-        self.head = nn.ModuleDict({"norm": nn.BatchNorm1d(12), "out": nn.Linear(12, classes)})
+        self.head = nn.Sequential(nn.BatchNorm1d(12), nn.Linear(12, classes))
 
     def forward(self, x):
-        return self.head["out"](self.head["norm"](self.body(x)))
+        return self.head(self.body(x))
 
 
 def trained(name="default", module=None, shift=1.0, **options):
@@ -39,7 +39,7 @@ def trained(name="default", module=None, shift=1.0, **options):
     with torch.no_grad():
         for i, p in enumerate(adapters.parameters(name)):
             p.add_(shift * normal(*p.shape, seed=i))
-        module.head["norm"].running_mean.add_(shift)
+        module.head[0].running_mean.add_(shift)
     return module, adapters
 
 
@@ -79,10 +79,10 @@ def test_each_adapter_has_its_own_head():
         pass
     module.double()
     adapters.use("b")
-    assert module.head["out"].weight.dtype is torch.float64
+    assert module.head[1].weight.dtype is torch.float64
     other = copy.deepcopy(module)
     vera.Adapters(other).use(None)
-    assert not torch.equal(other.head["out"].weight, module.head["out"].weight)
+    assert not torch.equal(other.head[1].weight, module.head[1].weight)
     vera.Adapters(module).detach()
     module.float()
     assert_same_bits(module(x), base)
@@ -109,7 +109,7 @@ def test_a_head_in_the_file(tmp_path, capsys):
     other = Classifier().eval()
     vera.load(file, other)
     assert_same_bits(other(normal(5, 12)), module(normal(5, 12)))
-    assert_same_bits(other.head["norm"].running_mean, module.head["norm"].running_mean)
+    assert_same_bits(other.head[0].running_mean, module.head[0].running_mean)
     listed = vera.inspect(file)
     assert listed["trained"] == [{"name": "head", "parameters": 3 * 12 + 3 + 4 * 12 + 1}]
     assert listed["bytes_beside_vectors"] < 1500
@@ -117,8 +117,8 @@ def test_a_head_in_the_file(tmp_path, capsys):
     assert "head  88 parameters, trained in full" in capsys.readouterr().out
     with raises(
         ValueError,
-        f"{file}: does not fit this module: 'head' has out.bias of shape (4,), not (3,); "
-        "'head' has out.weight of shape (4, 12), not (3, 12)",
+        f"{file}: does not fit this module: 'head' has 1.bias of shape (4,), not (3,); "
+        "'head' has 1.weight of shape (4, 12), not (3, 12)",
     ):
         vera.load(file, Classifier(4))
     adapters.load_state_dict({key: x.clone() for key, x in adapters.state_dict().items()})
@@ -144,7 +144,7 @@ def test_a_head_of_other_classes_is_not_merged_into_the_bases(tmp_path, capsys):
     safetensors.torch.save_file(Classifier(4).state_dict(), tmp_path / "base.safetensors")
     names = [str(tmp_path / name) for name in ("base.safetensors", "a.safetensors")]
     assert cli.main(["vera", "merge", *names, "-o", str(tmp_path / "out.safetensors")]) == 1
-    assert "'head.out.weight' is (4, 12), not (3, 12)" in capsys.readouterr().err
+    assert "'head.1.weight' is (4, 12), not (3, 12)" in capsys.readouterr().err
     assert not (tmp_path / "out.safetensors").exists()
 
 
@@ -152,11 +152,11 @@ def test_bad_names_of_parts():
     with raises(ValueError, "[vera.attach] train must match a part of the module, got 'haed'; near: head"):
         vera.attach(Classifier(), targets="all-linear", rank=2, train=["haed"])
     with raises(
-        ValueError, "[vera.attach] train must name parts without adapted layers, got 'head.out' in one"
+        ValueError, "[vera.attach] train must name parts without adapted layers, got 'head.1' in one"
     ):
-        vera.attach(Classifier(), targets=["out"], rank=2, train=["head"])
+        vera.attach(Classifier(), targets=["head.1"], rank=2, train=["head"])
     with raises(TypeError, "[vera.attach] train must be a list or tuple, got str"):
-        vera.attach(Classifier(), targets=["out"], rank=2, train="head")
+        vera.attach(Classifier(), targets=["head.1"], rank=2, train="head")
 
 
 def bert():
