@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from pydelta.core import check
+from pydelta.core.module_names import plain_name
 from pydelta.optim._sharded import local
-from pydelta.optim._state import plain_name
 
 Bases = Mapping[str, torch.Tensor] | Sequence["torch.Tensor | None"]
 

@@ -116,7 +116,10 @@ class Perturbing(torch.optim.Optimizer):
         if p in self.copies:
             return local(p)
         master: torch.Tensor | None = self.base_optimizer.state.get(p, {}).get("master")
-        return None if master is None else local(master)
+        if master is None:
+            return None
+        self._backups.pop(p, None)  # of the steps before there was a master
+        return local(master)
 
     def _with_gradients(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(parameter, this process's part of its weight's gradient), for all that have one."""

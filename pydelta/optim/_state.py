@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from pydelta.core import check
+from pydelta.core.module_names import plain_name
 from pydelta.optim._sharded import gradient, norm
 
-_WRAPPER = re.compile(r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
-_OUTER = re.compile(r"^(?:module\.)+")
 # State that torch's optimizers keep in the shape of the parameter.
 _LIKE_PARAMETERS = (
     "exp_avg",
@@ -23,11 +21,6 @@ _LIKE_PARAMETERS = (
     "acc_delta",
     "master",
 )
-
-
-def plain_name(name: str) -> str:
-    """A parameter's name without what torch.compile, DistributedDataParallel and FSDP put into it."""
-    return _OUTER.sub("", _WRAPPER.sub(r"\1", name).lstrip(".").replace("..", "."))
 
 
 def check_parameters(op: str, groups: Sequence[Mapping[str, Any]]) -> None:
