@@ -46,11 +46,6 @@ def attached(name="default", *, model=None, **options):
     return model, adapters
 
 
-import torch
-from torch import nn
-from vera_models import Model
-
-
 class Classifier(nn.Module):
     """A body, and a head with a buffer."""
 
