@@ -26,6 +26,7 @@ _WEIGHTS = (
     ".index.json",
 )
 _SMALL = 64 << 20
+"""Other files of a folder are copied up to so many bytes: configurations and tokenizers, no weights."""
 
 
 def layout_of(like: Checkpoint, out: Path) -> tuple[Shards, dict[str, dict[str, str]]]:

@@ -36,18 +36,16 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike[str], *, hold: bool = False) -> None:
         self.path = Path(path)
         self.shards = {name: read_header(file, hold=hold) for name, file in _files(self.path).items()}
-        self._home: dict[str, Header] = {}
+        self._header_of: dict[str, Header] = {}
         self.tensors: dict[str, TensorInfo] = {}
         for header in self.shards.values():
-            for info in sorted(header.tensors.values(), key=lambda info: info.offset):
-                if info.name in self._home:
-                    raise ValueError(
-                        f"{header.path}: tensor {info.name!r} is also in {self._home[info.name].path.name}"
-                    )
-                self._home[info.name] = header
+            for info in header.tensors.values():
+                if (other := self._header_of.get(info.name)) is not None:
+                    raise ValueError(f"{header.path}: tensor {info.name!r} is also in {other.path.name}")
+                self._header_of[info.name] = header
                 self.tensors[info.name] = info
         if (self.path / INDEX).is_file() and SINGLE not in self.shards:
-            _check_index(self.path / INDEX, self._home)
+            _check_index(self.path / INDEX, self._header_of)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,10 +72,12 @@ class Checkpoint:
     def home(self, name: str) -> Header:
         """The header of the file that holds a tensor."""
         self._info(name)
-        return self._home[name]
+        return self._header_of[name]
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor, on the CPU. Its pages are the file's, and go when it goes; writing to it copies them.
+
+        A dtype that torch lacks is carried as bytes: (nbytes,) uint8.
 
         Raises:
             KeyError: there is no tensor of that name.
@@ -132,25 +132,25 @@ def _weight_map(index: Path) -> dict[str, str]:
         parsed = parse_json(index.read_bytes())
     except ValueError as error:
         raise ValueError(f"{index}: not sound JSON ({error})") from None
-    found = parsed.get("weight_map") if isinstance(parsed, dict) else None
-    if not isinstance(found, dict) or not found:
+    mapped = parsed.get("weight_map") if isinstance(parsed, dict) else None
+    if not isinstance(mapped, dict) or not mapped:
         raise ValueError(f"{index}: weight_map must be an object that maps tensors to files")
-    for name, file in found.items():
+    for name, file in mapped.items():
         if not isinstance(file, str) or not file.endswith(".safetensors") or file != os.path.basename(file):
             raise ValueError(
                 f"{index}: tensor {name!r} must be in a .safetensors file of this folder, got {file!r}"
             )
-    return found
+    return mapped
 
 
-def _check_index(index: Path, home: dict[str, Header]) -> None:
+def _check_index(index: Path, holders: dict[str, Header]) -> None:
     mapped = _weight_map(index)
-    problems = [f"{name!r} is not in {file}" for name, file in mapped.items() if name not in home]
+    problems = [f"{name!r} is not in {file}" for name, file in mapped.items() if name not in holders]
     problems += [
-        f"{name!r} is in {home[name].path.name}, not in {file}"
+        f"{name!r} is in {holders[name].path.name}, not in {file}"
         for name, file in mapped.items()
-        if name in home and home[name].path.name != file
+        if name in holders and holders[name].path.name != file
     ]
-    problems += [f"{name!r} is in {home[name].path.name} alone" for name in home if name not in mapped]
+    problems += [f"{name!r} is in {holders[name].path.name} alone" for name in holders if name not in mapped]
     if problems:
         raise ValueError(f"{index}: index and shards disagree: {'; '.join(problems)}")

@@ -14,6 +14,7 @@ FLOATS = ("F16", "BF16", "F32", "F64")
 _CONV1D_MODELS = ("decision_transformer", "gpt2", "imagegpt", "openai-gpt")
 _CONV1D_TENSORS = ("*c_attn.weight", "*c_fc.weight", "*c_proj.weight", "*q_attn.weight")
 _KERNEL = 64
+"""Last axes below this are taken for a kernel's width, not for inputs."""
 _LAYER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
@@ -24,8 +25,8 @@ def group_of(name: str) -> str:
 
 def layer_of(name: str) -> int | None:
     """The layer number in a tensor's name."""
-    found = _LAYER.search(name)
-    return int(found.group()) if found else None
+    number = _LAYER.search(name)
+    return int(number.group()) if number else None
 
 
 def input_axis(shape: tuple[int, ...]) -> int:

@@ -99,11 +99,11 @@ def add_store_flags(parser: argparse.ArgumentParser) -> None:
 
 def report(store: Superposition, args: argparse.Namespace) -> None:
     """Prints what a store has become."""
-    found = store.describe()
+    summary = store.describe()
     if args.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(summary, indent=1))
     elif not args.quiet:
-        print(f"{store.path}: {len(store.models)} models in {found['bytes']:,} bytes")
+        print(f"{store.path}: {len(store.models)} models in {summary['bytes']:,} bytes")
 
 
 def add_calibration_flag(parser: argparse.ArgumentParser) -> None:
@@ -120,17 +120,17 @@ def add_calibration_flag(parser: argparse.ArgumentParser) -> None:
 def calibration_files(args: argparse.Namespace, models: Iterable[str]) -> dict[str, str]:
     """Model -> file; leaves with a sentence where the flag is used wrongly."""
     names = list(models)
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for text in args.calibrations:
         name, _, path = text.partition("=")
         if not name or not path:
             args.fail(f"--calibration must be NAME=FILE, got {text!r}")
-        if name in found:
+        if name in files:
             args.fail(f"--calibration must be given once for each model, got {name!r} twice")
         if name not in names:
             args.fail(f"--calibration must be of the models {', '.join(names)}, got {name!r}")
-        found[name] = path
-    return found
+        files[name] = path
+    return files
 
 
 def add_merge_flags(parser: argparse.ArgumentParser) -> None:
@@ -178,7 +178,7 @@ def count(text: str) -> int:
 
 
 def size(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
-    if found is None or found[2].upper() not in _UNITS or float(found[1]) <= 0:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
+    if match is None or match[2].upper() not in _UNITS or float(match[1]) <= 0:
         raise argparse.ArgumentTypeError(f"must be a size such as 5GB or 500MiB, got {text}")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return int(float(match[1]) * _UNITS[match[2].upper()])

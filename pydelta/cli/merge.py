@@ -90,17 +90,17 @@ def run(args: argparse.Namespace) -> int:
 
 def report(job: CheckedMerge, args: argparse.Namespace) -> int:
     """What ``--check`` prints."""
-    found: dict[str, Any] = {"problems": job.problems}
+    summary: dict[str, Any] = {"problems": job.problems}
     if not job.problems:
-        found |= {"tensors": len(job.items), **job.estimate(args.seeds, args.threads)}
+        summary |= {"tensors": len(job.items), **job.estimate(args.seeds, args.threads)}
     if args.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(summary, indent=1))
     elif job.problems:
         print("\n".join(job.problems))
     elif not args.quiet:
         print(
-            f"no problems: {found['tensors']} tensors, {found['read_bytes']:,} bytes to read, "
-            f"{found['written_bytes']:,} to write, {found['memory_bytes']:,} of memory, "
-            f"about {found['seconds']:.0f} s"
+            f"no problems: {summary['tensors']} tensors, {summary['read_bytes']:,} bytes to read, "
+            f"{summary['written_bytes']:,} to write, {summary['memory_bytes']:,} of memory, "
+            f"about {summary['seconds']:.0f} s"
         )
     return 1 if job.problems else 0

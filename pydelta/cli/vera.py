@@ -64,15 +64,15 @@ def _say(args: argparse.Namespace, done: dict[str, str]) -> int:
 def run_inspect(args: argparse.Namespace) -> int:
     from pydelta.vera import inspect
 
-    found = inspect(args.adapter)
+    summary = inspect(args.adapter)
     if args.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(summary, indent=1))
         return 0
-    print(f"{found['path']}: VeRA adapter, {len(found['layers'])} layers, {found['bytes']:,} bytes")
+    print(f"{summary['path']}: VeRA adapter, {len(summary['layers'])} layers, {summary['bytes']:,} bytes")
     print(
-        f"seed {found['seed']}, rank {found['rank']}, {found['parameters']:,} parameters, "
-        f"{found['bytes_beside_vectors']} bytes beside them"
+        f"seed {summary['seed']}, rank {summary['rank']}, {summary['parameters']:,} parameters, "
+        f"{summary['bytes_beside_vectors']} bytes beside them"
     )
-    for layer in found["layers"]:
+    for layer in summary["layers"]:
         print(f"{layer['name']}  {layer['in']} -> {layer['out']}")
     return 0

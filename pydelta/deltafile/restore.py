@@ -75,9 +75,9 @@ def _coded(delta: DeltaFile, name: str, x: torch.Tensor) -> torch.Tensor:
 
 def _check_base(delta: DeltaFile, base: Checkpoint) -> None:
     """Names, shapes and dtypes of the base; its bytes are compared later."""
-    found = {info.name: (info.dtype, info.shape) for info in base.tensors.values()}
+    present = {info.name: (info.dtype, info.shape) for info in base.tensors.values()}
     wanted = {name: (tensor.dtype, tensor.shape) for name, tensor in delta.manifest.base.items()}
-    differ = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
+    differ = sorted(n for n in present.keys() | wanted.keys() if present.get(n) != wanted.get(n))
     if differ:
         raise ValueError(
             f"{base.path}: not the base of {delta.path}: {', '.join(differ)} differ in name, shape or dtype"
@@ -88,9 +88,9 @@ def _layout(delta: DeltaFile, base: Checkpoint, out: Path) -> tuple[Shards, dict
     """The base's layout with the model's tensors; what the base lacks goes into the last file."""
     shards, metadata = layout_of(base, out)
     left = dict(delta.tensors)
-    found: Shards = {
+    placed: Shards = {
         file: [left.pop(info.name) for info in tensors if info.name in left]
         for file, tensors in shards.items()
     }
-    found[list(found)[-1]] += left.values()
-    return {file: tensors for file, tensors in found.items() if tensors}, metadata
+    placed[list(placed)[-1]] += left.values()
+    return {file: tensors for file, tensors in placed.items() if tensors}, metadata

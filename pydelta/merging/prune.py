@@ -68,7 +68,7 @@ def prune(
         TypeError, ValueError, OSError: as :func:`pydelta.merge`; wanda without a calibration, or with one of
             another model.
     """
-    found = PRUNINGS.get(method)
+    pruning = PRUNINGS.get(method)
     files = not (isinstance(base, Mapping) or isinstance(tuned, Mapping))
     if files != (out is not None):
         raise TypeError("[prune] out must be given for paths, and for paths alone")
@@ -86,7 +86,7 @@ def prune(
         "dense_1d": dense_1d,
     }
     called = name or (name_of(tuned) if files else "tuned")
-    recipe = make_recipe(found, base, {called: tuned}, dials, None)
+    recipe = make_recipe(pruning, base, {called: tuned}, dials, None)
     policy = Mismatches(vocabulary, tuple(allow_missing), dict(input_dims or {}))
     if out is None:
         from pydelta.merging.running.state_dicts import merge_states
@@ -110,11 +110,11 @@ def _unlike(items: Sequence[TensorPlan], calibration: Calibration | None) -> lis
     """Layers of a calibration that are not of these shapes."""
     if calibration is None:
         return []
-    found = []
+    problems = []
     for item in items:
         layer = calibration.layers.get(item.name)
         if layer is not None and item.terms and len(layer.column_norm) != item.shape[item.axis]:
-            found.append(
+            problems.append(
                 f"{item.name} has {item.shape[item.axis]} inputs, the calibration {len(layer.column_norm)}"
             )
-    return found
+    return problems

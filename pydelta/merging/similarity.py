@@ -14,6 +14,7 @@ import torch
 
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
+from pydelta.checkpoint.kinds import counts_up, is_index, same_bytes
 from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.tensor_names import FLOATS, group_of
@@ -21,6 +22,7 @@ from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import PART_BYTES, Workspace, check_part
 from pydelta.core.check import compute_dtype
+from pydelta.merging.planning.kept import kept_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,17 +55,28 @@ class Similarity:
 def similarity(base: Pathlike, models: Mapping[str, Pathlike], *, show: bool = False) -> Similarity:
     """Reads base and models once and compares their deltas; floating tensors of all of them count.
 
+    Positions (0, 1, 2 and on) and what else is called an index are left out.
+
     Raises:
-        ValueError: names or shapes differ (all problems in one sentence), or NaN or Inf in a tensor.
+        ValueError: names or shapes differ (all problems in one sentence), a model is quantised, or NaN or Inf
+            in a tensor.
         OSError: a file cannot be read.
     """
     origin = Checkpoint(base)
     tuned = {name: Checkpoint(path) for name, path in models.items()}
-    problems = [problem for name, model in tuned.items() for problem in _problems(name, model, origin)]
+    sources = {"base": origin, **tuned}
+    kept, problems = kept_tensors(origin, sources, same_bytes, counts_up, prunes=True)
+    problems = problems or [
+        fault for name, model in tuned.items() for fault in _problems(name, model, origin)
+    ]
     if problems:
         raise ValueError("; ".join(problems))
     reader = _Reader(origin, tuned)
-    names = [info.name for info in origin.tensors.values() if info.dtype in FLOATS and info.nbytes]
+    names = [
+        info.name
+        for info in origin.tensors.values()
+        if info.dtype in FLOATS and info.nbytes and info.name not in kept
+    ]
     sizes = sum(model.tensors[name].nbytes for model in [origin, *tuned.values()] for name in names)
     with progress("similarity", sizes, show) as advance, Workers(advance) as workers:
         for name in names:
@@ -90,7 +103,7 @@ def similarity(base: Pathlike, models: Mapping[str, Pathlike], *, show: bool = F
     )
 
 
-def draw(found: Similarity, path: Path) -> None:
+def draw(result: Similarity, path: Path) -> None:
     """Heat maps: of the overall cosines, of those for each kind of tensor, and of the overall sign conflicts.
 
     Raises:
@@ -101,12 +114,12 @@ def draw(found: Similarity, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("a heat map needs matplotlib: pip install matplotlib") from None
-    panels = {"all tensors": found.overall, **found.groups, "sign conflicts, all tensors": found.conflicts}
+    panels = {"all tensors": result.overall, **result.groups, "sign conflicts, all tensors": result.conflicts}
     columns = min(4, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(3.4 * columns, 3.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    ticks = range(len(found.models))
+    ticks = range(len(result.models))
     image: Any = None
     for i, (title, cosines) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
@@ -115,8 +128,8 @@ def draw(found: Similarity, path: Path) -> None:
         else:
             axes.imshow(cosines, vmin=0, vmax=1, cmap="PuOr_r")
         axes.set_title(title if len(title) < 40 else "..." + title[-37:], fontsize=8)
-        axes.set_xticks(ticks, found.models, rotation=45, ha="right", fontsize=7)
-        axes.set_yticks(ticks, found.models, fontsize=7)
+        axes.set_xticks(ticks, result.models, rotation=45, ha="right", fontsize=7)
+        axes.set_yticks(ticks, result.models, fontsize=7)
         for row in ticks:
             for column in ticks:
                 value = cosines[row][column]
@@ -164,16 +177,18 @@ class _Reader:
 
 
 def _problems(name: str, model: Checkpoint, base: Checkpoint) -> list[str]:
-    found = []
+    problems = []
     for info in base.tensors.values():
+        if is_index(info.name):
+            continue
         other = model.tensors.get(info.name)
         if other is None:
-            found.append(f"{name} ({model.path}) lacks {info.name}")
+            problems.append(f"{name} ({model.path}) lacks {info.name}")
         elif other.shape != info.shape:
-            found.append(f"{name}: {info.name} has shape {list(other.shape)}, not {list(info.shape)}")
+            problems.append(f"{name}: {info.name} has shape {list(other.shape)}, not {list(info.shape)}")
         elif (other.dtype in FLOATS) != (info.dtype in FLOATS):
-            found.append(f"{name}: {info.name} has dtype {other.dtype}, in the base {info.dtype}")
-    return found
+            problems.append(f"{name}: {info.name} has dtype {other.dtype}, in the base {info.dtype}")
+    return problems
 
 
 def _cosines(gram: torch.Tensor) -> list[list[float]]:

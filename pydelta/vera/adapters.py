@@ -48,12 +48,12 @@ class Adapters:
             ValueError: there is no such adapter.
         """
         wanted = self.active if name is None else name
-        found = {path: layer for path, layer in self.layers.items() if wanted in layer.settings}
-        if not found:
+        layers = {path: layer for path, layer in self.layers.items() if wanted in layer.settings}
+        if not layers:
             raise ValueError(
                 f"[vera] adapter must be one of {', '.join(self.names) or 'none'}, got {wanted!r}"
             )
-        return found
+        return layers
 
     def use(self, name: str | None) -> None:
         """Switches to an adapter; None: to the base alone. Layers without it run as their base.
@@ -170,11 +170,11 @@ class Adapters:
             ValueError: there is no such adapter, or its matrices come from no seed of ours.
         """
         layers, name = self.of(name), self.active if name is None else name
-        found: dict[str, torch.Tensor] = {"seed": torch.tensor(to_int64(self.seed(name)))}
+        state: dict[str, torch.Tensor] = {"seed": torch.tensor(to_int64(self.seed(name)))}
         for path, layer in layers.items():
             assert name is not None
-            found[f"{path}.d"], found[f"{path}.b"] = layer.d[name].detach(), layer.b[name].detach()
-        return found
+            state[f"{path}.d"], state[f"{path}.b"] = layer.d[name].detach(), layer.b[name].detach()
+        return state
 
     def load_state_dict(self, state: dict[str, torch.Tensor], name: str | None = None) -> None:
         """Copies an adapter's vectors from :meth:`state_dict`'s result.
@@ -184,8 +184,9 @@ class Adapters:
         """
         mine = self.state_dict(name)
         shapes = {key: tuple(x.shape) for key, x in mine.items()}
-        given = {key: tuple(x.shape) for key, x in state.items()}
-        if differ := sorted(key for key in shapes.keys() | given.keys() if shapes.get(key) != given.get(key)):
+        loaded = {key: tuple(x.shape) for key, x in state.items()}
+        keys = shapes.keys() | loaded.keys()
+        if differ := sorted(key for key in keys if shapes.get(key) != loaded.get(key)):
             raise ValueError(
                 f"[vera] state must fit the adapter, got other names or shapes: {', '.join(differ)}"
             )
@@ -270,8 +271,8 @@ def attach_to(
     if not name or "." in name:
         raise ValueError(f"[vera.attach] name must be one word without dots, got {name!r}")
     check_unmerged(Adapters(module).layers)
-    found = {path: module.get_submodule(path) for path in paths}
-    for path, part in found.items():
+    parts = {path: module.get_submodule(path) for path in paths}
+    for path, part in parts.items():
         if isinstance(part, VeraLinear):
             if name in part.settings:
                 raise ValueError(f"[vera.attach] name must be new, got {name!r}, which {path!r} has")
@@ -280,7 +281,7 @@ def attach_to(
     fresh = not any(isinstance(part, VeraLinear) for part in module.modules())
     if fresh:
         module.requires_grad_(False)
-    for path, part in found.items():
+    for path, part in parts.items():
         if not isinstance(part, VeraLinear):
             layer = VeraLinear(part)
             layer.train(part.training)
@@ -304,7 +305,7 @@ def check_unmerged(layers: dict[str, VeraLinear]) -> None:
 def matching(module: nn.Module, targets: Sequence[str]) -> list[str]:
     """The paths of the layers that targets name."""
     linear = {path: part for path, part in module.named_modules() if path and _is_layer(path, part, module)}
-    found: list[str] = []
+    matched: set[str] = set()
     for target in targets:
         hits = [path for path in linear if target == ALL or _matches(path, target)]
         if not hits:
@@ -313,8 +314,8 @@ def matching(module: nn.Module, targets: Sequence[str]) -> list[str]:
             raise ValueError(
                 f"[vera.attach] targets must match a linear layer, got {target!r}; near: {', '.join(near)}"
             )
-        found += hits
-    return [path for path in linear if path in set(found)]
+        matched.update(hits)
+    return [path for path in linear if path in matched]
 
 
 def _is_layer(path: str, part: nn.Module, module: nn.Module) -> bool:

@@ -47,7 +47,7 @@ def merge_checkpoint(
     model = Checkpoint(base)
     axes = {name: axis for name in model.names if (axis := _axis(model, name)) is not None}
     stored = read_any(Path(adapter), model, axes)
-    layers = _homes(model, stored, axes)
+    layers = _adapted(model, stored, axes)
     shards, metadata = layout_of(model, target)
     with (
         output(target, shards, metadata, force=force, copy_from=model.folder) as writer,
@@ -76,13 +76,13 @@ class _Inputs(dict[str, int]):
     """Inputs by layer, whose names may have more leading parts than the checkpoint's."""
 
     def __contains__(self, layer: object) -> bool:
-        return isinstance(layer, str) and _found(layer, self) is not None
+        return isinstance(layer, str) and _known_as(layer, self) is not None
 
     def __getitem__(self, layer: str) -> int:
-        found = _found(layer, self)
-        if found is None:
+        name = _known_as(layer, self)
+        if name is None:
             raise KeyError(layer)
-        return super().__getitem__(found)
+        return super().__getitem__(name)
 
 
 def _axis(model: Checkpoint, name: str) -> int | None:
@@ -93,30 +93,30 @@ def _axis(model: Checkpoint, name: str) -> int | None:
     return next((axis for pattern, axis in patterns.items() if fnmatch.fnmatchcase(name, pattern)), 1)
 
 
-def _homes(model: Checkpoint, stored: Stored, axes: dict[str, int]) -> dict[str, str]:
+def _adapted(model: Checkpoint, stored: Stored, axes: dict[str, int]) -> dict[str, str]:
     """Tensor -> the adapter's layer."""
-    found, problems = {}, []
+    adapted, problems = {}, []
     layers = {name.removesuffix(_WEIGHT): name for name in axes}
     for layer, (_, b) in stored.vectors.items():
-        home = _found(layer, layers)
-        if home is None:
+        known = _known_as(layer, layers)
+        if known is None:
             problems.append(f"{layer!r} is not there")
             continue
-        name = layers[home]
+        name = layers[known]
         shape, axis = model.shape(name), axes[name]
         inputs, outputs = shape[axis], shape[1 - axis]
         size = stored.sizes.get(layer)
         if (inputs, outputs) != ((size.inputs if size else inputs), len(b)):
             wanted = f"{size.inputs if size else inputs} -> {len(b)}"
             problems.append(f"{layer!r} is {inputs} -> {outputs}, not {wanted}")
-        found[name] = layer
+        adapted[name] = layer
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"{model.path}: does not fit {stored.path}: {'; '.join(problems[:3])}{more}")
-    return found
+    return adapted
 
 
-def _found(layer: str, known: Iterable[str]) -> str | None:
+def _known_as(layer: str, known: Iterable[str]) -> str | None:
     """The checkpoint's name of a module's layer: checkpoints of bare models lack the first parts of names."""
     names, parts = set(dict.fromkeys(known)), layer.split(".")
     for i in range(len(parts)):

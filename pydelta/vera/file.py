@@ -122,16 +122,16 @@ def _ranges(numbers: list[int]) -> str:
 
 def ungrouped(groups: list[list[Any]]) -> dict[str, Sizes]:
     """The layers that rows stand for, in the order of the file."""
-    found = {}
+    sizes = {}
     for pattern, numbers, inputs, outputs in groups:
         size = Sizes(inputs, outputs)
         if not numbers:
-            found[pattern] = size
+            sizes[pattern] = size
         for run in numbers.split(",") if numbers else ():
             first, _, last = run.partition("-")
             for number in range(int(first), int(last or first) + 1):
-                found[pattern.replace(_STAR, str(number), 1)] = size
-    return found
+                sizes[pattern.replace(_STAR, str(number), 1)] = size
+    return sizes
 
 
 def read(path: str | os.PathLike[str]) -> Stored:
@@ -250,8 +250,8 @@ def _problem(part: nn.Module | None, size: Sizes | None, outputs: int) -> str:
     weight = getattr(part, "weight", None)
     if not isinstance(weight, torch.Tensor) or weight.dim() != 2:
         return f"is a {type(part).__name__}"
-    found = Sizes(*weight.shape[::-1]) if not is_conv1d(part) else Sizes(*weight.shape)
-    wanted = size or Sizes(found.inputs, outputs)
-    if found != wanted:
-        return f"is {found.inputs} -> {found.outputs}, not {wanted.inputs} -> {wanted.outputs}"
+    actual = Sizes(*weight.shape[::-1]) if not is_conv1d(part) else Sizes(*weight.shape)
+    wanted = size or Sizes(actual.inputs, outputs)
+    if actual != wanted:
+        return f"is {actual.inputs} -> {actual.outputs}, not {wanted.inputs} -> {wanted.outputs}"
     return ""

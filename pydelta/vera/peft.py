@@ -53,12 +53,12 @@ def load_peft(path: str | os.PathLike[str], module: nn.Module, name: str = "defa
 
 def inputs_of(module: nn.Module) -> dict[str, int]:
     """The inputs of every layer of a module that has a matrix."""
-    found = {}
+    sizes = {}
     for path, part in module.named_modules():
         weight = getattr(part, "weight", None)
         if isinstance(weight, torch.Tensor) and weight.dim() == 2:
-            found[path] = weight.shape[0] if is_conv1d(part) else weight.shape[1]
-    return found
+            sizes[path] = weight.shape[0] if is_conv1d(part) else weight.shape[1]
+    return sizes
 
 
 def read_peft(folder: Path, inputs: dict[str, int]) -> tuple[Stored, float]:
@@ -108,8 +108,8 @@ def _config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{file}: r must be a positive integer, got {config.get('r')!r}")
     if config.get("bias", "none") != "none":
         raise ValueError(f"{file}: bias must be none, got {config['bias']!r}: trained biases are not VeRA's")
-    found: dict[str, Any] = config
-    return found
+    checked: dict[str, Any] = config
+    return checked
 
 
 def _projections(

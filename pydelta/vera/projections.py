@@ -40,14 +40,14 @@ class Given:
 
     def __init__(self, a: torch.Tensor, b: torch.Tensor, seed: int | None) -> None:
         self.seed = seed
-        self._places = {(a.dtype, a.device): (a, b)}
+        self._copies = {(a.dtype, a.device): (a, b)}
         self._first = a, b
 
     def on(self, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        if (dtype, device) not in self._places:
+        if (dtype, device) not in self._copies:
             a, b = self._first
-            self._places[dtype, device] = a.to(device, dtype), b.to(device, dtype)
-        return self._places[dtype, device]
+            self._copies[dtype, device] = a.to(device, dtype), b.to(device, dtype)
+        return self._copies[dtype, device]
 
     def product(self, x: torch.Tensor, d: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """b * (B (d * (A x))); ``d`` and ``b`` are those of all rows, or of each."""

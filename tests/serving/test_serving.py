@@ -157,8 +157,8 @@ def test_what_is_refused(tmp_path):
         rule = f"[models] names must be a list of models' names, got {names!r}"
         with raises(TypeError, rule), bank.models(names):
             pass
-    message = "[models] names must have one model for each row of the batch (6), got 2"
-    with raises(ValueError, message), bank.models(["a", "b"]):
+    message = "[models] names must have one model for each row of the batch (6), got 4"
+    with raises(ValueError, message), bank.models(["a", "b", "c", "a"]):
         bank.module(IDS)
     bank.module.train()
     with raises(ValueError, "[models] the module must be in evaluation mode: call its eval(), got training"):

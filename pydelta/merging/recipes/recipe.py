@@ -88,23 +88,23 @@ def name_of(path: str | os.PathLike[str]) -> str:
     return Path(path).name or Path(path).resolve().name
 
 
-def faults_of(found: Method, models: Sequence[Entry], levels: Sequence[Level]) -> Iterator[str]:
+def faults_of(method: Method, models: Sequence[Entry], levels: Sequence[Level]) -> Iterator[str]:
     """What is wrong with settings, whatever tensors they are for."""
     for level in levels:
-        yield from _bad_level(found, "", level)
+        yield from _bad_level(method, "", level)
     for entry in models:
         for level in entry.levels:
-            yield from _bad_level(found, f" of {entry.name}", level)
+            yield from _bad_level(method, f" of {entry.name}", level)
 
 
-def _bad_level(found: Method, of: str, level: Level) -> Iterator[str]:
+def _bad_level(method: Method, of: str, level: Level) -> Iterator[str]:
     for name, setting in level.items():
-        parameter = found.parameter(name)
+        parameter = method.parameter(name)
         if parameter is None:
-            known = [p.name for p in found.parameters if p.per_model or not of]
+            known = [p.name for p in method.parameters if p.per_model or not of]
             reason = f": {REFUSED[name]}" if name in REFUSED else near(name, known)
             has = ", ".join(known)
-            yield f"parameter {name}{of} is not supported by {found.name}, which has {has}{reason}"
+            yield f"parameter {name}{of} is not supported by {method.name}, which has {has}{reason}"
         elif of and not parameter.per_model:
             yield f"parameter {name}{of} is one of the whole recipe: write it under its parameters"
         else:

@@ -56,6 +56,6 @@ def run_merge(
                 output(path, shards, metadata, force=force, copy_from=job.origin.folder, texts=texts[number])
             )
         prints = execute(job, writers, calibration, device, show)
-        for number, found in texts.items():
-            found["README.md"] = card(job, number, prints)
+        for number, written in texts.items():
+            written["README.md"] = card(job, number, prints)
     return list(paths.values())

@@ -20,14 +20,14 @@ class Part:
     """Part of one tensor of the store.
 
     Attributes:
-        place: that tensor.
+        slot: that tensor.
         sources: model -> the tensor whose delta it puts there.
         rule: theirs.
         start, shape: see :func:`cut`.
         masks: model -> what of its delta is summed; none where all is.
     """
 
-    place: str
+    slot: str
     sources: Mapping[str, str]
     rule: Rule
     start: int

@@ -43,9 +43,9 @@ def rules_of(base: Checkpoint, input_dims: Mapping[str, int] | None = None) -> d
     Raises:
         ValueError: an axis is out of range, or a pattern matches no tensor.
     """
-    given = dict(input_dims or {})
-    dims = [*given.items(), *known_axes(base).items()]
-    for pattern in given:
+    axes = dict(input_dims or {})
+    dims = [*axes.items(), *known_axes(base).items()]
+    for pattern in axes:
         if not fnmatch.filter(base.names, pattern):
             raise ValueError(f"[compress] input_dims must match a tensor of {base.path}, got {pattern!r}")
     return {name: _rule(info, dims) for name, info in base.tensors.items()}
@@ -77,7 +77,7 @@ def slots(rules: Mapping[str, Rule], seed: int, model: str, shuffle_layers: bool
     table: dict[str, str] = {}
     for group, members in slot_groups(rules):
         order = shuffle(key(seed, "shuffle", model, group), len(members))
-        table |= {name: members[place] for name, place in zip(members, order, strict=True)}
+        table |= {name: members[index] for name, index in zip(members, order, strict=True)}
     return table
 
 
@@ -104,8 +104,8 @@ def _rule(info: TensorInfo, dims: Sequence[tuple[str, int]]) -> Rule:
     if len(info.shape) < 2 or info.dtype not in FLOATS:
         return Rule(EXACT, info.dtype, info.shape)
     rank = len(info.shape)
-    given = (dim for pattern, dim in dims if fnmatch.fnmatchcase(info.name, pattern))
-    dim = next(given, input_axis(info.shape))
+    axes = (dim for pattern, dim in dims if fnmatch.fnmatchcase(info.name, pattern))
+    dim = next(axes, input_axis(info.shape))
     if isinstance(dim, bool) or not isinstance(dim, int) or not -rank <= dim < rank:
         raise ValueError(
             f"[compress] input_dims must lie in [{-rank}, {rank - 1}] for {info.name} of shape {info.shape}, "

@@ -48,12 +48,12 @@ def describe(path: Path, files: StoreFiles) -> dict[str, Any]:
 def _sizes(path: Path, files: StoreFiles) -> dict[str, Any]:
     """Bytes by kind, of the base and of the store; heads are the files' headers, store.json and the log."""
     # Buckets with the same content share a file.
-    sums = {id(file): file for home in files.sums for file in home.values()}.values()
-    totals = {id(file): file for home in files.totals for file in home.values()}.values()
+    sums = {id(file): file for by_tensor in files.sums for file in by_tensor.values()}.values()
+    totals = {id(file): file for by_tensor in files.totals for file in by_tensor.values()}.values()
     infos = [info for file in sums for info in file.tensors.values()]
     form = files.manifest.form
     base = (TensorInfo(name, rule.dtype, rule.shape) for name, rule in files.manifest.rules.items())
-    found: dict[str, Any] = {
+    sizes: dict[str, Any] = {
         "base": _bytes(base),
         "sums": 0 if form.bits else _bytes(infos),
         "codes": _bytes(info for info in infos if form.bits and info.name.startswith(CODES)),
@@ -62,10 +62,10 @@ def _sizes(path: Path, files: StoreFiles) -> dict[str, Any]:
         "exact": sum(file.nbytes for file in files.exact.values()),
         "residual": sum(file.nbytes for file in files.residual.values()),
     }
-    stored = sum(found.values()) - found["base"]
-    found["heads"] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) - stored
-    found["per_model"] = (stored + found["heads"]) / max(1, len(files.manifest.models))
-    return found
+    stored = sum(sizes.values()) - sizes["base"]
+    sizes["heads"] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) - stored
+    sizes["per_model"] = (stored + sizes["heads"]) / max(1, len(files.manifest.models))
+    return sizes
 
 
 def _bytes(infos: Iterable[TensorInfo]) -> int:

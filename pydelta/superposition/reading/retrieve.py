@@ -86,12 +86,12 @@ class Retrieval:
 
     def to_memory(self, *, show: bool) -> dict[str, torch.Tensor]:
         """The model as a state dict."""
-        found = {
+        tensors = {
             info.name: torch.empty(info.shape, dtype=TORCH[info.dtype]) for info in self.base.tensors.values()
         }
-        self.run(list(found), functools.partial(_keep, found), show)
+        self.run(list(tensors), functools.partial(_keep, tensors), show)
         self._log(None)
-        return found
+        return tensors
 
     def run(self, names: list[str], sink: Sink, show: bool) -> None:
         """Gives the model's tensors of these names to ``sink``, part by part, from several threads."""
@@ -105,29 +105,29 @@ class Retrieval:
     def _start(self, workers: Workers, name: str, sink: Sink) -> None:
         rule = self._manifest.rules[name]
         if rule.rule != SUPERPOSED:
-            home = self.base if rule.rule == BASE else self._exact
-            workers.submit_part(functools.partial(_copy, home, name, sink))
+            source = self.base if rule.rule == BASE else self._exact
+            workers.submit_part(functools.partial(_copy, source, name, sink))
             return
-        place = self._slots[name]
+        slot = self._slots[name]
         patch = None
         if self._residual is not None:
             patch = workers.submit(functools.partial(read_residual, self._residual, name, rule))
         for start, shape in _parts(rule):
-            job = functools.partial(self._retrieve, name, place, start, shape, sink, patch)
+            job = functools.partial(self._retrieve, name, slot, start, shape, sink, patch)
             (workers.submit_part if rule.dim else workers.run_alone)(job)
 
     def whole(self, name: str) -> torch.Tensor:
         """One superposed tensor without its residual, retrieved by the calling thread alone."""
-        rule, place = self._manifest.rules[name], self._slots[name]
-        found = torch.empty(rule.shape, dtype=TORCH[rule.dtype])
+        rule, slot = self._manifest.rules[name], self._slots[name]
+        tensor = torch.empty(rule.shape, dtype=TORCH[rule.dtype])
         for start, shape in _parts(rule):
-            self._retrieve(name, place, start, shape, functools.partial(_keep, {name: found}))
-        return found
+            self._retrieve(name, slot, start, shape, functools.partial(_keep, {name: tensor}))
+        return tensor
 
     def _retrieve(
         self,
         name: str,
-        place: str,
+        slot: str,
         start: int,
         shape: tuple[int, ...],
         sink: Sink,
@@ -137,7 +137,7 @@ class Retrieval:
         dtype = TORCH[rule.dtype]
         tuned = ops.retrieve(
             self.base.read(name, self._work.get("base", shape, dtype), start),
-            self._sums.part(place, start, shape),
+            self._sums.part(slot, start, shape),
             key(self._model.seed, "signs", self._name, name),
             lam=self._model.lam(name, self.lam),
             transform=self._manifest.transform_of(name),
@@ -163,10 +163,10 @@ def _parts(rule: Rule) -> Iterator[tuple[int, tuple[int, ...]]]:
     return cut(rule, 2 * ITEMSIZE[rule.dtype] + 4)
 
 
-def _keep(found: dict[str, torch.Tensor], name: str, part: torch.Tensor, start: int) -> None:
-    found[name].view(-1)[start : start + part.numel()] = part.view(-1)
+def _keep(tensors: dict[str, torch.Tensor], name: str, part: torch.Tensor, start: int) -> None:
+    tensors[name].view(-1)[start : start + part.numel()] = part.view(-1)
 
 
-def _copy(home: Checkpoint, name: str, sink: Sink) -> int:
-    sink(name, home.tensor(name), 0)
-    return home.tensors[name].nbytes
+def _copy(source: Checkpoint, name: str, sink: Sink) -> int:
+    sink(name, source.tensor(name), 0)
+    return source.tensors[name].nbytes

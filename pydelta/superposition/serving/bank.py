@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pydelta import ops
 from pydelta.checkpoint.staging import Pathlike
-from pydelta.superposition.format.rules import SUPERPOSED
 from pydelta.superposition.serving.batch import Batch, Current
 from pydelta.superposition.serving.binding import bind
-from pydelta.superposition.serving.layers import Served, serve
+from pydelta.superposition.serving.layers import Served, mixing_layers
+from pydelta.superposition.serving.router import Router
 from pydelta.superposition.serving.sources import Sources
+from pydelta.superposition.serving.weights import Weights
 
 if TYPE_CHECKING:
     from pydelta.superposition.reading.contents import Contents
@@ -61,7 +61,9 @@ class Bank:
         if resident is False and not on_cpu:
             raise ValueError(f"[attach] resident must be True for a module on {device}, got False")
         self.sources = Sources(store, base, device, not on_cpu if resident is None else resident)
+        self.weights = Weights(self.targets, self.sources)
         self._current, self._served = Current(), list[Served]()
+        self._router: Router | None = None
 
     @property
     def active(self) -> str | None:
@@ -81,31 +83,10 @@ class Bank:
             RuntimeError: the bank serves mixed batches.
         """
         self._know(name)
-        if self._served:
+        if self._router is not None:
             raise RuntimeError("[activate] the bank must not serve mixed batches: call unserve() first")
-        manifest = self.store.manifest
-        rules = manifest.rules
-        exact = self.sources.exact(name)
-        found = {t: self.sources.find(name, t)[1] for t in self.targets if rules[t].rule == SUPERPOSED}
-        patches = {tensor: self.sources.patch(name, tensor) for tensor in found}
         self._active = None
-        with torch.no_grad():
-            for tensor, live in self.targets.items():
-                if tensor in exact:
-                    live.copy_(exact[tensor])
-                    continue
-                superposed, key, lam = found[tensor]
-                ops.retrieve(
-                    self.sources.base(tensor),
-                    superposed,
-                    key,
-                    lam=lam,
-                    transform=manifest.transform_of(tensor),
-                    dim=rules[tensor].dim,  # type: ignore[arg-type]
-                    out=live.detach(),
-                )
-                if (own := patches[tensor]) is not None:
-                    own.put(live.detach())
+        self.weights.write(name, self.targets)
         self._active = name, self._versions()
 
     @contextmanager
@@ -127,7 +108,10 @@ class Bank:
             if before is not None:
                 self.activate(before)
             else:
-                self._write(kept)
+                self._active = None
+                with torch.no_grad():
+                    for tensor, value in kept.items():
+                        self.targets[tensor].copy_(value)
 
     def serve(self, module: torch.nn.Module | None = None) -> torch.nn.Module:
         """Prepares the module for batches that mix models: see :meth:`models`.
@@ -151,16 +135,21 @@ class Bank:
             raise ValueError("[serve] module must be the one that the bank is attached to, got another")
         if self.module.training:
             raise ValueError("[serve] the module must be in evaluation mode: call its eval(), got training")
-        if not self._served:
-            self._served = serve(self.module, self.targets, self.sources, self._current)
-            self._write({t: self.sources.base(t) for t in self.targets})
+        if self._router is None:
+            self._active = None
+            self._served = mixing_layers(self.module, self.targets, self.sources, self._current)
+            layers = {layer.path: layer.layer for layer in self._served}
+            self._router = Router(self.module, self.weights, layers, self._current)
+            self.weights.write_base(self.targets)
         return self.module
 
     def unserve(self) -> None:
         """Gives the layers their own forward again. The module keeps the base's weights."""
+        if self._router is not None:
+            self._router.restore()
         for layer in self._served:
             layer.restore()
-        self._served = []
+        self._served, self._router = [], None
 
     @contextmanager
     def models(self, names: Sequence[str]) -> Iterator[torch.nn.Module]:
@@ -179,7 +168,7 @@ class Bank:
             raise TypeError(f"[models] names must be a list of models' names, got {names!r}")
         for name in names:
             self._know(name)
-        if not self._served:
+        if self._router is None:
             raise RuntimeError("[models] the bank must serve mixed batches: call serve() first")
         if self.module.training:
             raise ValueError("[models] the module must be in evaluation mode: call its eval(), got training")
@@ -195,9 +184,3 @@ class Bank:
     def _versions(self) -> list[int]:
         """Torch's counts of writes, which inference tensors do not have."""
         return [0 if x.is_inference() else x._version for x in self.targets.values()]
-
-    def _write(self, values: dict[str, torch.Tensor]) -> None:
-        self._active = None
-        with torch.no_grad():
-            for tensor, value in values.items():
-                self.targets[tensor].copy_(value)

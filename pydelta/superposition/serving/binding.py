@@ -25,17 +25,17 @@ def bind(module: torch.nn.Module, rules: Mapping[str, Rule], prefix: str | None)
     """
     live = tensors_of(module)
     wanted = [name for name, rule in rules.items() if rule.rule != BASE]
-    places = {name: _place(name, _prefix(wanted, live) if prefix is None else prefix) for name in wanted}
-    problems = [f"it lacks {name!r}" for name in wanted if places[name] not in live]
-    found = {name: live[place] for name, place in places.items() if place in live}
-    problems += [problem for name, x in found.items() for problem in _misfits(name, x, rules[name])]
-    devices = sorted({str(x.device) for x in found.values()})
+    paths = {name: _path(name, _prefix(wanted, live) if prefix is None else prefix) for name in wanted}
+    problems = [f"it lacks {name!r}" for name in wanted if paths[name] not in live]
+    targets = {name: live[path] for name, path in paths.items() if path in live}
+    problems += [problem for name, x in targets.items() for problem in _misfits(name, x, rules[name])]
+    devices = sorted({str(x.device) for x in targets.values()})
     if len(devices) > 1:
         problems.append(f"its tensors lie on {', '.join(devices)}")
-    problems += _ties(found)
+    problems += _ties(targets)
     if problems:
         raise ValueError(f"[attach] the module must hold the store's tensors: {'; '.join(problems)}")
-    return found
+    return targets
 
 
 def tensors_of(module: torch.nn.Module) -> Live:
@@ -46,7 +46,7 @@ def tensors_of(module: torch.nn.Module) -> Live:
     }
 
 
-def _place(name: str, prefix: str) -> str:
+def _path(name: str, prefix: str) -> str:
     if prefix.startswith("-"):
         return name[len(prefix) - 1 :] if name.startswith(prefix[1:]) else ""
     return prefix + name
@@ -59,7 +59,7 @@ def _prefix(wanted: list[str], live: Live) -> str:
     parts = wanted[0].split(".")
     candidates = ["", *("-" + ".".join(parts[:i]) + "." for i in range(1, len(parts)))]
     candidates += [name.removesuffix(wanted[0]) for name in live if name.endswith("." + wanted[0])]
-    return max(candidates, key=lambda prefix: sum(_place(name, prefix) in live for name in wanted))
+    return max(candidates, key=lambda prefix: sum(_path(name, prefix) in live for name in wanted))
 
 
 def _misfits(name: str, x: torch.Tensor, rule: Rule) -> list[str]:
@@ -72,11 +72,11 @@ def _misfits(name: str, x: torch.Tensor, rule: Rule) -> list[str]:
     return []
 
 
-def _ties(found: Live) -> list[str]:
+def _ties(targets: Live) -> list[str]:
     """Tensors that the store keeps apart and the module does not."""
     first: dict[tuple[object, int], str] = {}
     problems = []
-    for name, x in found.items():
+    for name, x in targets.items():
         if x.numel() and (other := first.setdefault((x.device, x.data_ptr()), name)) != name:
             problems.append(f"{other!r} and {name!r} are one tensor, in the store two")
     return problems

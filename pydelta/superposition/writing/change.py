@@ -28,7 +28,7 @@ from pydelta.superposition.writing.bucket_writer import BucketWriter
 from pydelta.superposition.writing.buckets import open_bucket
 from pydelta.superposition.writing.commit import Change, changing
 from pydelta.superposition.writing.lambdas import check_calibration, fit_lambdas
-from pydelta.superposition.writing.models import describe, model_fingerprint, settle, write_exact
+from pydelta.superposition.writing.models import describe, model_fingerprint, name_by_content, write_exact
 from pydelta.superposition.writing.options import calibrations_of, weights_of
 from pydelta.superposition.writing.residual import with_residuals
 from pydelta.superposition.writing.summer import DeltaSummer
@@ -69,14 +69,14 @@ def add(
             write_exact(change.folder, origin, name, tuned, manifest.rules)
             seal = model_fingerprint(tuned, workers, whole=form.exact)
             model = describe(summer, name, weight, manifest.seed, seal, manifest.rules)
-            stored, final = settle(change.folder, [*sums.files, exact_name(name)], workers)
+            stored, final = name_by_content(change.folder, [*sums.files, exact_name(name)], workers)
         at = len(manifest.buckets) if index is None else index
         buckets = (*manifest.buckets[:at], sums.entry(models, final), *manifest.buckets[at + 1 :])
-        joined, given = {**manifest.models, name: model}, {name: tuned}
+        joined, newcomer = {**manifest.models, name: model}, {name: tuned}
         new = _changed(dataclasses.replace(manifest, residual=0.0), buckets, joined, stored)
-        new = fit_lambdas(store, new, origin, given, calibrations, show=show, fresh=change.folder)
+        new = fit_lambdas(store, new, origin, newcomer, calibrations, show=show, fresh=change.folder)
         there = {file: kept for file, kept in manifest.files.items() if file.startswith(RESIDUAL_FOLDER)}
-        new = with_residuals(store, new, change.folder, origin, given, manifest.residual, there, show=show)
+        new = with_residuals(store, new, change.folder, origin, newcomer, manifest.residual, there, show=show)
         fresh = {*stored, *model_files(name, new.residual)}
         change.commit(new, "add", fresh, model=name, path=os.fspath(path), base=str(origin.path))
 
@@ -99,7 +99,7 @@ def remove(store: Path, name: str, path: Pathlike, *, base: Pathlike | None, sho
                 summer = _summer(manifest, origin, name, tuned, -model.weight, model.seed)
                 sums = _sums(change, summer, index, open=form.bits is not None)
                 sums.write(workers)
-                stored, final = settle(change.folder, sums.files, workers)
+                stored, final = name_by_content(change.folder, sums.files, workers)
                 buckets[index] = sums.entry(models, final)
             else:
                 del buckets[index]
@@ -172,9 +172,9 @@ def _sums(change: Change, summer: DeltaSummer, index: int | None, *, open: bool)
 def _check_total(change: Change, index: int) -> None:
     """What a model joins or leaves is what was stored: its new digests would hide that it was not."""
     for tensor, file in change.files.totals[index].items():
-        found = fault(file, tensor, change.manifest.files[file.path.name][tensor])
-        if found:
-            raise ValueError(found)
+        problem = fault(file, tensor, change.manifest.files[file.path.name][tensor])
+        if problem:
+            raise ValueError(problem)
 
 
 def _changed(

@@ -22,7 +22,7 @@ from pydelta.superposition.writing.bucket_writer import BucketWriter
 from pydelta.superposition.writing.buckets import balance_into_buckets
 from pydelta.superposition.writing.commit import write_text
 from pydelta.superposition.writing.lambdas import check_calibration, fit_lambdas
-from pydelta.superposition.writing.models import describe, model_fingerprint, settle, write_exact
+from pydelta.superposition.writing.models import describe, model_fingerprint, name_by_content, write_exact
 from pydelta.superposition.writing.options import Options, check_group
 from pydelta.superposition.writing.residual import with_residuals
 from pydelta.superposition.writing.summer import DeltaSummer, fixed_exponents, power
@@ -97,7 +97,7 @@ class _Compression:
                 models |= {name: self._finish(name, summer, workers) for name in summer.models}
             files = [file for _, bucket in sums for file in bucket.files]
             files += [exact_name(name) for name in self._models]
-            stored, final = settle(self._folder, files, workers)
+            stored, final = name_by_content(self._folder, files, workers)
         return Manifest(
             transform=options.transform,
             shuffle_layers=options.shuffle_layers,

@@ -125,15 +125,15 @@ class _Fit:
         self._work = Workspace()
 
     def run(self, calibration: Calibration, workers: Workers) -> dict[str, float]:
-        found: dict[str, list[_Norms]] = {tensor: [] for tensor in calibration.layers}
+        norms: dict[str, list[_Norms]] = {tensor: [] for tensor in calibration.layers}
         for tensor, layer in calibration.layers.items():
             rule, mask = self._manifest.rules[tensor], self._mask(tensor, workers)
             for start, shape in cut(rule, 2 * ITEMSIZE[rule.dtype] + 28):
-                job = functools.partial(self._add, found[tensor], tensor, layer, mask, start, shape)
+                job = functools.partial(self._add, norms[tensor], tensor, layer, mask, start, shape)
                 (workers.submit_part if rule.dim else workers.run_alone)(job)
         workers.finish()
         return {
-            tensor: _best(layer.output_norm2 or 0.0, found[tensor])
+            tensor: _best(layer.output_norm2 or 0.0, norms[tensor])
             for tensor, layer in calibration.layers.items()
         }
 
@@ -142,12 +142,12 @@ class _Fit:
         masking = self._manifest.masking
         if masking.mask in (None, RANDOM):
             return None
-        given = self._base, self._tuned, self._model.seed, self._name, tensor
-        return workers.submit(functools.partial(masking.of, *given))
+        arguments = self._base, self._tuned, self._model.seed, self._name, tensor
+        return workers.submit(functools.partial(masking.of, *arguments))
 
     def _add(
         self,
-        found: list[_Norms],
+        norms: list[_Norms],
         tensor: str,
         layer: LayerStatistics,
         mask: Future[KernelMask] | None,
@@ -175,7 +175,7 @@ class _Fit:
             out=work.get("error", shape, wide),
         ).sub_(left)
         weights = layer.column_norm.double().square()
-        found.append(
+        norms.append(
             _Norms(*(float(x.double().square_().sum(1 - axis) @ weights) for x in (delta, left, error)))
         )
         return delta.numel() * ITEMSIZE[rule.dtype]

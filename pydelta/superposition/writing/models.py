@@ -54,7 +54,7 @@ def describe(
     return Model(seed, weight, print_, float(f"{math.fsum(norms.values()):.6g}"), norms, losses)
 
 
-def settle(
+def name_by_content(
     folder: Path, names: Iterable[str], workers: Workers
 ) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Digests of new files, and the names by their content that files of sums get.
@@ -74,10 +74,10 @@ def settle(
         pending.append((name, file, jobs))
     digests, final = {}, {}
     for name, file, jobs in pending:
-        found = {tensor: job.result() for tensor, job in jobs.items()}
+        by_tensor = {tensor: job.result() for tensor, job in jobs.items()}
         final[name] = name
         if "/" not in name:
-            final[name] = f"{name.partition('-')[0]}-{fingerprint(file, found)[:16]}.safetensors"
+            final[name] = f"{name.partition('-')[0]}-{fingerprint(file, by_tensor)[:16]}.safetensors"
             os.replace(folder / name, folder / final[name])
-        digests[final[name]] = found
+        digests[final[name]] = by_tensor
     return digests, final

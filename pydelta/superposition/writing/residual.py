@@ -30,10 +30,10 @@ from pydelta.superposition.format.form import PLACES, VALUES
 from pydelta.superposition.format.manifest import Manifest, residual_name
 from pydelta.superposition.format.rules import SUPERPOSED
 from pydelta.superposition.reading.retrieve import Retrieval
-from pydelta.superposition.writing.models import settle
+from pydelta.superposition.writing.models import name_by_content
 from pydelta.superposition.writing.summer import norm2
 
-_AHEAD = 3  # tensors that are whole in memory, beside the one that is written
+_AHEAD = 3  # tensors that are whole in memory, beside the one that is written: it bounds memory
 
 
 class _Found(NamedTuple):
@@ -81,7 +81,7 @@ def with_residuals(
             losses = {tensor: dataclasses.replace(model.loss(tensor), left=x) for tensor, x in left.items()}
             changed[name] = dataclasses.replace(model, losses=losses)
             advance(base.nbytes)
-        stored, _ = settle(folder, map(residual_name, models), workers)
+        stored, _ = name_by_content(folder, map(residual_name, models), workers)
     return dataclasses.replace(
         draft,
         models={**draft.models, **changed},

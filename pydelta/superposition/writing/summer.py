@@ -100,10 +100,10 @@ class DeltaSummer:
         if not _one_base(terms):
             return coded(self._sum(terms, part, compute_dtype(terms[0].base.dtype), None), part.rule, form)
         assert form.bits is not None
-        found = self._superpose(terms, part, bits=form.bits, group=form.group)
-        assert isinstance(found, Quantized)
-        self._check(part, found.scales)
-        return found
+        codes = self._superpose(terms, part, bits=form.bits, group=form.group)
+        assert isinstance(codes, Quantized)
+        self._check(part, codes.scales)
+        return codes
 
     def fixed(self, part: Part, exponent: int, room: int, old: torch.Tensor | None = None) -> torch.Tensor:
         """As :meth:`sum`, in int32: deltas are rounded to multiples of 2^-exponent, so any order is exact."""
@@ -134,12 +134,12 @@ class DeltaSummer:
             term = _Term(bases[name], tuned, signs, self._weights[model])
             count = math.prod(part.rule.shape)
             power = norm2(tuned, bases[name], part.start, count)
-            found = _Norms(power, power, 0.0)
+            norms = _Norms(power, power, 0.0)
             if part.masks:
                 term, delta = self._masked(term, model, part)
                 summed = norm2(term.tuned, term.base, part.start, count)
-                found = _Norms(summed, power, norm2(delta, term.tuned, part.start, count))
-            self._norms[model][name].append(found)
+                norms = _Norms(summed, power, norm2(delta, term.tuned, part.start, count))
+            self._norms[model][name].append(norms)
             terms.append(term)
         return terms
 
@@ -258,6 +258,7 @@ def norm2(tuned: torch.Tensor, base: torch.Tensor, start: int, count: int) -> fl
 
 
 _EXPONENTS = 100
+"""Bounds e, so that 2^-e and 2^e are numbers of fp32; a reader takes e up to 200."""
 
 
 def fixed_exponents(base: Checkpoint, rules: Mapping[str, Rule], room: int) -> dict[str, int]:
@@ -267,12 +268,12 @@ def fixed_exponents(base: Checkpoint, rules: Mapping[str, Rule], room: int) -> d
     the store's bytes do not depend on which model came first.
     """
     head = 31 - (room - 1).bit_length()
-    found = {}
+    exponents = {}
     for name, rule in rules.items():
         if rule.rule == SUPERPOSED:
             largest = float(check_finite(base, name).abs().max())
-            found[name] = max(-_EXPONENTS, min(_EXPONENTS, head - math.frexp(largest or 1.0)[1]))
-    return found
+            exponents[name] = max(-_EXPONENTS, min(_EXPONENTS, head - math.frexp(largest or 1.0)[1]))
+    return exponents
 
 
 def power(model: Checkpoint, base: Checkpoint, rules: Mapping[str, Rule], weight: float) -> float:

@@ -36,6 +36,7 @@ from pydelta.superposition.writing.options import Options
 CANDIDATES = ("sign", "hadamard")
 _GAIN = 0.9  # the form's own transform stays unless the other leaves less than this share of its error
 _ELEMENTS, _FEW, _MANY = 1 << 18, 16, 64
+"""Elements of a sample, and its least and most rows: they bound time and memory."""
 
 Errors = Mapping[str, float]
 
@@ -59,36 +60,34 @@ class TransformChooser:
         self._options, self._buckets = options, buckets
         tables = {name: slots(rules, options.seed, name, options.shuffle_layers) for name in models}
         self._sources = {
-            name: {place: source for source, place in table.items()} for name, table in tables.items()
+            name: {slot: source for source, slot in table.items()} for name, table in tables.items()
         }
 
     def run(self, workers: Workers) -> dict[str, Rule]:
         """The rules with a transform each; tensors that may change places have one between them."""
-        places = [name for name, rule in self._rules.items() if rule.rule == SUPERPOSED]
-        errors = {place: workers.submit(functools.partial(self._errors, place)) for place in places}
+        slot_names = [name for name, rule in self._rules.items() if rule.rule == SUPERPOSED]
+        errors = {slot: workers.submit(functools.partial(self._errors, slot)) for slot in slot_names}
         groups = [members for _, members in slot_groups(self._rules)]
         if not self._options.shuffle_layers:
-            groups = [[place] for place in places]
-        chosen = {
-            place: self._best([errors[place] for place in group]) for group in groups for place in group
-        }
+            groups = [[slot] for slot in slot_names]
+        chosen = {slot: self._best([errors[slot] for slot in group]) for group in groups for slot in group}
         return {
             name: dataclasses.replace(rule, transform=chosen.get(name)) for name, rule in self._rules.items()
         }
 
     def _best(self, errors: Iterable[Future[Errors]]) -> str:
-        found = [error.result() for error in errors]
-        total = {transform: math.fsum(error[transform] for error in found) for transform in CANDIDATES}
+        results = [error.result() for error in errors]
+        total = {transform: math.fsum(error[transform] for error in results) for transform in CANDIDATES}
         own = self._options.form.transform
         (other,) = set(CANDIDATES) - {own}
         return other if total[other] < _GAIN * total[own] else own
 
-    def _errors(self, place: str) -> Errors:
+    def _errors(self, slot: str) -> Errors:
         """Transform -> the relative squared errors of the models' outputs, added up."""
-        rule, form = self._rules[place], self._options.form
-        found = dict.fromkeys(CANDIDATES, 0.0)
+        rule, form = self._rules[slot], self._options.form
+        totals = dict.fromkeys(CANDIDATES, 0.0)
         for bucket in self._buckets:
-            sources = {model: self._sources[model][place] for model in bucket}
+            sources = {model: self._sources[model][slot] for model in bucket}
             deltas = [self._sample(self._models[model], name, rule) for model, name in sources.items()]
             summed = [
                 self._masked(*source, delta) for source, delta in zip(sources.items(), deltas, strict=True)
@@ -105,8 +104,8 @@ class TransformChooser:
                     error = ops.retrieve(zero, s, one, lam=1 / weight, transform=transform).sub_(delta)
                     whole = _expected(y, delta)
                     left = _expected(y, error) if form.bits is None else _output(y, error)
-                    found[transform] += left / whole if whole > 0 else 0.0
-        return found
+                    totals[transform] += left / whole if whole > 0 else 0.0
+        return totals
 
     def _sample(self, model: Checkpoint, name: str, rule: Rule) -> torch.Tensor:
         """(rows, n) of the delta, the rows spread evenly."""
@@ -150,9 +149,9 @@ def _summed(
     """The rows as a store of this form holds them."""
     if form.bits is None:
         narrow = torch.bfloat16 if form.dtype == "bf16" and zero.dtype == torch.float32 else zero.dtype
-        found = ops.superpose(zero, deltas, keys, weights=weights, transform=transform, out_dtype=narrow)
-        assert isinstance(found, torch.Tensor)
-        return found
+        rows = ops.superpose(zero, deltas, keys, weights=weights, transform=transform, out_dtype=narrow)
+        assert isinstance(rows, torch.Tensor)
+        return rows
     codes = ops.superpose(
         zero, deltas, keys, weights=weights, transform=transform, bits=form.bits, group=form.group
     )

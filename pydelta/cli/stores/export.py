@@ -33,9 +33,9 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     store = Superposition.open(args.store)
     out, *names = args.out
-    found = store.export(out, names or None, base=args.base, progress=not args.quiet)
+    paths = store.export(out, names or None, base=args.base, progress=not args.quiet)
     if args.json:
-        print(json.dumps({"store": args.store, "out": [str(path) for path in found]}))
+        print(json.dumps({"store": args.store, "out": [str(path) for path in paths]}))
     elif not args.quiet:
-        print("\n".join(map(str, found)))
+        print("\n".join(map(str, paths)))
     return 0
