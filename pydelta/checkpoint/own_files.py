@@ -33,6 +33,12 @@ def own_files(base: Checkpoint, model: Checkpoint) -> dict[str, bytes]:
     return files
 
 
+def plain_path(name: str) -> bool:
+    """Whether a file's name leads to below its folder, and to nothing hidden there."""
+    parts = name.split("/")
+    return name.isprintable() and "\\" not in name and all(x and not x.startswith(".") for x in parts)
+
+
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes files below a folder, over those that lie there."""
     for name, content in files.items():

@@ -354,8 +354,9 @@ class Superposition(Contents):
         """Maps the store onto a live module, whose weights then become any of the models.
 
         The arguments and errors are those of :class:`Bank`, which has ``activate``, ``use``, ``serve`` and
-        ``models``.
+        ``models``; and models that have other tensors or shapes than the base are refused by name.
         """
         from pydelta.superposition.serving import Bank
 
+        self.check_live()
         return Bank(self, module, base=base, prefix=prefix, resident=resident)

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydelta.checkpoint import TensorInfo
 from pydelta.checkpoint.header import parse_json
+from pydelta.checkpoint.own_files import plain_path
 from pydelta.checkpoint.tensor_names import FLOATS
 from pydelta.superposition.format.departures import Departures
 from pydelta.superposition.format.form import BITS, DTYPES, StorageForm
@@ -331,9 +332,3 @@ class _Reader:
         bad = [name for name in files if not plain_path(name)]
         self.require(not bad, f"{where}.files", "be named by paths below the model's folder", bad)
         return Departures(own, frozenset(lacks), dtypes, rows, files)
-
-
-def plain_path(name: str) -> bool:
-    """Whether a file's name leads to below its folder, and to nothing hidden there."""
-    parts = name.split("/")
-    return name.isprintable() and "\\" not in name and all(x and not x.startswith(".") for x in parts)

@@ -92,8 +92,8 @@ class Retrieval:
         target = check_output(out, force=force, inputs=[self._store, self.base.path])
         shards, metadata = arranged(self.base, self.tensors, target)
         names = [info.name for tensors in shards.values() for info in tensors]
-        options = {"copy_from": self.base.folder, "own": self.own_files()}
-        with output(target, shards, metadata, force=force, **options) as writer:
+        source, own = self.base.folder, self.own_files()
+        with output(target, shards, metadata, force=force, copy_from=source, own=own) as writer:
             self.run(names, writer.write, show)
         if log:
             self._log(str(target))
