@@ -1,4 +1,4 @@
-"""The small files that make a fine-tune what it is beside its weights: config, chat template, tokenizer. No torch."""
+"""The small files of a fine-tune beside its weights: config, chat template, tokenizer. No torch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from pathlib import Path
 from pydelta.checkpoint.reader import Checkpoint
 
 _KINDS = (".json", ".jinja", ".model", ".tiktoken", ".txt", ".vocab", ".bpe", ".codes", ".py")
-_NOT = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "requirements.txt")
+_NOT = (
+    "trainer_state.json",
+    "all_results.json",
+    "train_results.json",
+    "eval_results.json",
+    "requirements.txt",
+)
 _LARGEST, _DEPTH = 64 << 20, 3
 
 
 def own_files(base: Checkpoint, model: Checkpoint) -> dict[str, bytes]:
     """Name below the folder -> content, of the files of a fine-tune that its base lacks or has otherwise.
 
-    Files of a run (the trainer's state, results), indices of shards and what is larger than 64 MiB stay out. A file
-    that the fine-tune lacks is not named: it is the base's.
+    Files of a run (the trainer's state, results), indices of shards and what is larger than 64 MiB stay out.
+    A file that the fine-tune lacks is not named: it is the base's.
 
     Raises:
         OSError: a file cannot be read.

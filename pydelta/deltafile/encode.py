@@ -77,7 +77,7 @@ def encode_quantized(tuned: torch.Tensor, base: torch.Tensor, coding: Coding) ->
 
 
 def alike(tuned: torch.Tensor, base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both as they are where they have one dtype, else both in the one that deltas of the base are computed in."""
+    """Both as they are where they have one dtype, else both in the one that deltas are computed in."""
     if tuned.dtype == base.dtype:
         return tuned, base
     return tuned.to(compute_dtype(base.dtype)), base.to(compute_dtype(base.dtype))

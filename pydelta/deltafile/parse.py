@@ -101,7 +101,10 @@ _CODE_FIELDS: dict[str, Check] = {
     "transform": (lambda value: value in TRANSFORMS, f"be one of {', '.join(TRANSFORMS)}"),
 }
 _BASE_TENSOR: dict[str, Check] = {
-    "dtype": (lambda value: isinstance(value, str) and bool(_DTYPE.fullmatch(value)), "be a dtype of safetensors"),
+    "dtype": (
+        lambda value: isinstance(value, str) and bool(_DTYPE.fullmatch(value)),
+        "be a dtype of safetensors",
+    ),
     "shape": (lambda value: isinstance(value, list) and all(map(_natural, value)), "be a list of sizes"),
     "sha256": _SHA256,
 }

@@ -137,7 +137,8 @@ class DeltaFile:
         assert isinstance(mask, RandomMask)  # the header was checked
         kept = random_mask(mask, size, device)
         chosen = count(kept)
-        self._require(name, chosen == stored, f"its mask keeps {chosen} elements, but {stored} values are there")
+        problem = f"its mask keeps {chosen} elements, but {stored} values are there"
+        self._require(name, chosen == stored, problem)
         return kept
 
     def alike(self, a: str, b: str) -> bool:

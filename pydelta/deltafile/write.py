@@ -57,9 +57,8 @@ def write(
         for info in origin.tensors.values():
             manifest.base[info.name] = BaseTensor(info.dtype, info.shape, digests[info.name].result())
         whole = fingerprint(origin, {name: tensor.sha256 for name, tensor in manifest.base.items()})
-        wide = manifest.mask == RANDOM and any(
-            manifest.rules[info.name].rule == RANDOM and not _fits(origin, info) for info in model.tensors.values()
-        )
+        masked = [info for info in model.tensors.values() if manifest.rules[info.name].rule == RANDOM]
+        wide = not all(_fits(origin, info) for info in masked)
         head = dataclasses.replace(manifest, fingerprint=whole, files=digest, wide=wide).metadata()
         with writing(new.parent, {new.name: waiting.tensors}, {new.name: head}) as writer:
             waiting.release(writer)
@@ -72,7 +71,7 @@ def _fits(base: Checkpoint, info: TensorInfo) -> bool:
 
 
 def _close(base: Checkpoint, info: TensorInfo) -> bool:
-    """Whether name and shape are the base's, and the dtypes the same or both of those that are computed with."""
+    """Whether name and shape are the base's, and the dtypes the same or both computed with."""
     other = base.tensors.get(info.name)
     if other is None or other.shape != info.shape:
         return False

@@ -325,7 +325,8 @@ class _Reader:
             ("dtypes", dtypes, all(isinstance(dtype, str) and dtype in FLOATS for dtype in dtypes.values())),
             ("rows", rows, all(type(count) is int and count > 0 for count in rows.values())),
         ):
-            self.require(fits and values.keys() <= summed, f"{where}.{field}", "be of superposed tensors", values)
+            fits = fits and values.keys() <= summed
+            self.require(fits, f"{where}.{field}", "be of superposed tensors", values)
         bad = [name for name in rows if not rules[name].dim]
         self.require(not bad, f"{where}.rows", "be of tensors with rows of inputs", bad)
         files = {n: self.sha256(entry["files"], n) for n, _ in self.items({"files": {}, **entry}, "files")}

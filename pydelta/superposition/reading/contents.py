@@ -97,7 +97,7 @@ class Contents:
         return {name: file.tensor(name) for name in file.names}
 
     def own_files(self, model: str) -> dict[str, Path]:
-        """The small files of a model's own, which its base lacks or has otherwise: name below its folder -> path.
+        """The small files that a model's base lacks or has otherwise: name below its folder -> path.
 
         Raises:
             ValueError: an unknown model.
@@ -109,7 +109,7 @@ class Contents:
         """One module can be all models of the store.
 
         Raises:
-            ValueError: models have tensors that the base lacks or has in another shape, or lack some of it; the
+            ValueError: models have tensors that the base lacks or has in another shape, or lack some of its; the
                 message names them.
         """
         rules, problems = self.manifest.rules, []
