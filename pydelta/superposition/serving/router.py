@@ -26,6 +26,10 @@ from pydelta.superposition.serving.trees import Originals, UnlikeError, is_state
 from pydelta.superposition.serving.weights import Weights
 
 
+_PLANS = 512
+"""How many kinds of calls are remembered."""
+
+
 class Router:
     """Stands before the forward of every module that holds, itself or below, what differs between models.
 
@@ -122,6 +126,8 @@ class Router:
         key = path, _signature(call)
         axes = argument_axes(call, rows, self.state_axes)
         if key not in self.plans:
+            if len(self.plans) == _PLANS:
+                self.plans.clear()
             self.plans[key] = self._proven(path, forward, call, axes, rows)
         return batch, self.plans[key], axes
 
@@ -241,7 +247,9 @@ def _signature(call: Call) -> object:
 
     def tensor(x: torch.Tensor) -> object:
         sizes = x.shape[1:]
-        exact = x.is_floating_point() and x.dim() > 2
+        exact = (
+            x.is_floating_point() and x.dim() > 3
+        )  # images, whose size may not be the table's of positions
         return x.dtype, tuple(sizes) if exact else tuple(min(n, 2) for n in sizes), x.dim()
 
     def plain(path: str, x: Any) -> list[object]:
