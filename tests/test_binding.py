@@ -57,16 +57,15 @@ def test_subclasses_are_refused_by_name_and_type(tmp_path):
         store.attach(live)
 
 
-def test_a_compiler_that_freezes_weights_is_refused(tmp_path, monkeypatch):
+def test_a_compiler_that_freezes_weights_is_refused(tmp_path):
     import torch._inductor.config as config
 
     store, _ = family(tmp_path, net())
-    monkeypatch.setattr(config, "freezing", True)
     message = (
         "[attach] torch._inductor.config.freezing must be off, for compiled code would keep the base, "
         "got True"
     )
-    with raises(ValueError, message):
+    with config.patch(freezing=True), raises(ValueError, message):
         store.attach(net())
 
 

@@ -188,7 +188,7 @@ def by_itself(family: Family, inputs: dict[str, torch.Tensor], options: dict[str
 
 
 def said(step: Callable[[Family], None], family: Family) -> str:
-    """What becomes of a step: "right", "-" where there is none, or "refused", "WRONG", "traceback", and why."""
+    """What becomes of a step: right, "-" where there is none, or refused, WRONG, a traceback, and why."""
     try:
         step(family)
     except NotImplementedError as error:

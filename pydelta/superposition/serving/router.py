@@ -25,7 +25,6 @@ from pydelta.superposition.serving.rows import (
 from pydelta.superposition.serving.trees import Originals, UnlikeError, is_state, states, tensors
 from pydelta.superposition.serving.weights import Weights
 
-
 _PLANS = 512
 """How many kinds of calls are remembered."""
 
