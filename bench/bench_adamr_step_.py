@@ -1,6 +1,6 @@
 """AdamR's step, with its norms, beside torch's AdamW in its fused and its foreach form.
 
-cd bench && pytest bench_adamr_step_.py bench_sam.py --record training      the table in docs/saft.md
+cd bench && pytest bench_adamr_step_.py bench_sam.py --record training      the table in docs/results/speed.md
 """
 
 import torch

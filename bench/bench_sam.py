@@ -1,6 +1,6 @@
 """``sam_perturb_`` and ``sam_restore_`` beside the code that one finds, and torch's foreach functions.
 
-cd bench && pytest bench_sam.py bench_adamr_step_.py --record training      the table in docs/saft.md
+cd bench && pytest bench_sam.py bench_adamr_step_.py --record training      the table in docs/results/speed.md
 """
 
 import torch

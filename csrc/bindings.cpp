@@ -10,13 +10,8 @@
 #include "cpu/kernels.h"
 
 namespace py = pybind11;
-using pydelta_cpu::Activations;
-using pydelta_cpu::Axis;
-using pydelta_cpu::Codes;
-using pydelta_cpu::Kernels;
-using pydelta_cpu::Lists;
-using pydelta_cpu::Mask;
-using pydelta_cpu::Superposed;
+using namespace pybind11::literals;
+using namespace pydelta_cpu;
 
 namespace pydelta_baseline {
 const Kernels& kernels();
@@ -91,7 +86,7 @@ constexpr size_t kTables = sizeof(Mask::tables) / sizeof(*Mask::tables);
 
 Mask mask_of(int kind, uint64_t seed, uint64_t stream, uint64_t below, double factor,
              const uintptr_t* tables) {
-  Mask mask{kind, seed, stream, below, factor, {}};
+  Mask mask{kind, {seed, stream}, below, factor, {}};
   for (size_t i = 0; i < kTables; ++i) mask.tables[i] = pointer(tables[i]);
   return mask;
 }
@@ -134,30 +129,32 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("missing", [] { return ""; });
   m.def("isa", [] { return chosen->name; });
   m.def("isas", usable_isas);
-  m.def("set_isa", set_isa);
+  m.def("set_isa", set_isa, "name"_a);
 
   m.def(
       "hadamard",
       [](uintptr_t x, uintptr_t out, int dtype, int64_t numel, int64_t block, double scale, int threads) {
         chosen->kernels().hadamard(pointer(x), pointer(out), dtype, numel, block, scale, threads);
       },
-      unlocked);
+      unlocked, "x"_a, "out"_a, "dtype"_a, "numel"_a, "block"_a, "scale"_a, "threads"_a);
   m.def(
       "sign_flip",
       [](uintptr_t x, uintptr_t out, int dtype, int64_t outer, int64_t n, int64_t inner, uint64_t seed,
-         uint64_t stream, int threads) {
+         uint64_t key_stream, int threads) {
         const Axis axis{outer, n, inner};
-        chosen->kernels().sign_flip(pointer(x), pointer(out), dtype, axis, seed, stream, threads);
+        chosen->kernels().sign_flip(pointer(x), pointer(out), dtype, axis, {seed, key_stream}, threads);
       },
-      unlocked);
+      unlocked, "x"_a, "out"_a, "dtype"_a, "outer"_a, "n"_a, "inner"_a, "seed"_a, "key_stream"_a,
+      "threads"_a);
   m.def(
       "rotate",
       [](uintptr_t x, uintptr_t out, int dtype, int64_t rows, int64_t n, int64_t block, bool inverse,
-         uint64_t seed, uint64_t stream, int threads) {
-        chosen->kernels().rotate(pointer(x), pointer(out), dtype, rows, n, block, inverse, seed, stream,
+         uint64_t seed, uint64_t key_stream, int threads) {
+        chosen->kernels().rotate(pointer(x), pointer(out), dtype, rows, n, block, inverse, {seed, key_stream},
                                  threads);
       },
-      unlocked);
+      unlocked, "x"_a, "out"_a, "dtype"_a, "rows"_a, "n"_a, "block"_a, "inverse"_a, "seed"_a, "key_stream"_a,
+      "threads"_a);
   m.def(
       "superpose",
       [](uintptr_t base, const std::vector<uintptr_t>& tuned, uintptr_t out, int dtype, int out_dtype,
@@ -167,17 +164,19 @@ PYBIND11_MODULE(_cpu, m) {
         const Models models(base, tuned, dtype, seeds, streams, weights, transform);
         chosen->kernels().superpose(models.all, pointer(out), out_dtype, Axis{outer, n, inner}, threads);
       },
-      unlocked);
+      unlocked, "base"_a, "tuned"_a, "out"_a, "dtype"_a, "out_dtype"_a, "outer"_a, "n"_a, "inner"_a,
+      "seeds"_a, "streams"_a, "weights"_a, "transform"_a, "threads"_a);
   m.def(
       "retrieve",
       [](uintptr_t base, uintptr_t superposed, uintptr_t out, int dtype, int superposed_dtype, int out_dtype,
-         int64_t outer, int64_t n, int64_t inner, uint64_t seed, uint64_t stream, double lam, int transform,
-         int threads) {
+         int64_t outer, int64_t n, int64_t inner, uint64_t seed, uint64_t key_stream, double lam,
+         int transform, int threads) {
         const Axis axis{outer, n, inner};
         chosen->kernels().retrieve(pointer(base), pointer(superposed), pointer(out), dtype, superposed_dtype,
-                                   out_dtype, axis, seed, stream, lam, transform, threads);
+                                   out_dtype, axis, {seed, key_stream}, lam, transform, threads);
       },
-      unlocked);
+      unlocked, "base"_a, "superposed"_a, "out"_a, "dtype"_a, "superposed_dtype"_a, "out_dtype"_a, "outer"_a,
+      "n"_a, "inner"_a, "seed"_a, "key_stream"_a, "lam"_a, "transform"_a, "threads"_a);
   m.def(
       "merge_into",
       [](uintptr_t base, const std::vector<uintptr_t>& tuned, uintptr_t out, int dtype, int out_dtype,
@@ -199,17 +198,20 @@ PYBIND11_MODULE(_cpu, m) {
              pointer(out), dtype, out_dtype, numel, n, start, election, lam, normalize},
             threads);
       },
-      unlocked);
+      unlocked, "base"_a, "tuned"_a, "out"_a, "dtype"_a, "out_dtype"_a, "numel"_a, "n"_a, "start"_a,
+      "kinds"_a, "seeds"_a, "streams"_a, "below"_a, "factors"_a, "tables"_a, "weights"_a, "election"_a,
+      "lam"_a, "normalize"_a, "threads"_a);
   m.def(
       "mask_rescale",
       [](uintptr_t delta, uintptr_t base, uintptr_t out, int dtype, int64_t numel, int64_t n, int kind,
-         uint64_t seed, uint64_t stream, uint64_t below, double factor,
+         uint64_t seed, uint64_t key_stream, uint64_t below, double factor,
          const std::array<uintptr_t, kTables>& tables, int threads) {
-        const Mask mask = mask_of(kind, seed, stream, below, factor, tables.data());
+        const Mask mask = mask_of(kind, seed, key_stream, below, factor, tables.data());
         chosen->kernels().mask_rescale(pointer(delta), pointer(base), pointer(out), dtype, numel, n, mask,
                                        threads);
       },
-      unlocked);
+      unlocked, "delta"_a, "base"_a, "out"_a, "dtype"_a, "numel"_a, "n"_a, "kind"_a, "seed"_a, "key_stream"_a,
+      "below"_a, "factor"_a, "tables"_a, "threads"_a);
   m.def(
       "magnitude_threshold",
       [](uintptr_t x, uintptr_t base, uintptr_t column_norm, int dtype, int64_t groups, int64_t size,
@@ -220,7 +222,8 @@ PYBIND11_MODULE(_cpu, m) {
              pointer(low), pointer<int64_t>(low_index), pointer(high), pointer<int64_t>(high_index)},
             threads);
       },
-      unlocked);
+      unlocked, "x"_a, "base"_a, "column_norm"_a, "dtype"_a, "groups"_a, "size"_a, "low_rank"_a,
+      "high_rank"_a, "low"_a, "low_index"_a, "high"_a, "high_index"_a, "threads"_a);
   m.def(
       "quantize",
       [](uintptr_t x, uintptr_t codes, uintptr_t scales, int dtype, int64_t rows, int64_t n, int bits,
@@ -228,7 +231,8 @@ PYBIND11_MODULE(_cpu, m) {
         const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, thresholds);
         chosen->kernels().quantize(pointer(x), dtype, q, threads);
       },
-      unlocked);
+      unlocked, "x"_a, "codes"_a, "scales"_a, "dtype"_a, "rows"_a, "n"_a, "bits"_a, "group"_a, "levels"_a,
+      "thresholds"_a, "threads"_a);
   m.def(
       "dequantize",
       [](uintptr_t codes, uintptr_t scales, uintptr_t out, int out_dtype, int64_t rows, int64_t n, int bits,
@@ -236,7 +240,8 @@ PYBIND11_MODULE(_cpu, m) {
         const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, 0);
         chosen->kernels().dequantize(q, pointer(out), out_dtype, threads);
       },
-      unlocked);
+      unlocked, "codes"_a, "scales"_a, "out"_a, "out_dtype"_a, "rows"_a, "n"_a, "bits"_a, "group"_a,
+      "levels"_a, "threads"_a);
   m.def(
       "superpose_codes",
       [](uintptr_t base, const std::vector<uintptr_t>& tuned, uintptr_t codes, uintptr_t scales, int dtype,
@@ -247,24 +252,26 @@ PYBIND11_MODULE(_cpu, m) {
         const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, thresholds);
         chosen->kernels().superpose_codes(models.all, q, threads);
       },
-      unlocked);
+      unlocked, "base"_a, "tuned"_a, "codes"_a, "scales"_a, "dtype"_a, "rows"_a, "n"_a, "seeds"_a,
+      "streams"_a, "weights"_a, "transform"_a, "bits"_a, "group"_a, "levels"_a, "thresholds"_a, "threads"_a);
   m.def(
       "retrieve_codes",
       [](uintptr_t base, uintptr_t codes, uintptr_t scales, uintptr_t out, int dtype, int out_dtype,
-         int64_t rows, int64_t n, uint64_t seed, uint64_t stream, double lam, int transform, int bits,
+         int64_t rows, int64_t n, uint64_t seed, uint64_t key_stream, double lam, int transform, int bits,
          int64_t group, uintptr_t levels, int threads) {
         const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, 0);
-        chosen->kernels().retrieve_codes(pointer(base), q, pointer(out), dtype, out_dtype, seed, stream, lam,
-                                         transform, threads);
+        chosen->kernels().retrieve_codes(pointer(base), q, pointer(out), dtype, out_dtype, {seed, key_stream},
+                                         lam, transform, threads);
       },
-      unlocked);
+      unlocked, "base"_a, "codes"_a, "scales"_a, "out"_a, "dtype"_a, "out_dtype"_a, "rows"_a, "n"_a, "seed"_a,
+      "key_stream"_a, "lam"_a, "transform"_a, "bits"_a, "group"_a, "levels"_a, "threads"_a);
   m.def(
       "vera_matrix",
       [](uintptr_t out, int dtype, int64_t rows, int64_t columns, uint64_t first, uint64_t seed,
-         uint64_t stream, int threads) {
-        chosen->kernels().vera_matrix(pointer(out), dtype, rows, columns, first, seed, stream, threads);
+         uint64_t key_stream, int threads) {
+        chosen->kernels().vera_matrix(pointer(out), dtype, rows, columns, first, {seed, key_stream}, threads);
       },
-      unlocked);
+      unlocked, "out"_a, "dtype"_a, "rows"_a, "columns"_a, "first"_a, "seed"_a, "key_stream"_a, "threads"_a);
   m.def(
       "square_sums",
       [](const std::vector<int64_t>& numels, const Addresses& xs, const Addresses& weights, uintptr_t sums,
@@ -273,7 +280,7 @@ PYBIND11_MODULE(_cpu, m) {
                                        eta, pointer<double>(sums)},
                                       threads);
       },
-      unlocked);
+      unlocked, "numels"_a, "xs"_a, "weights"_a, "sums"_a, "dtype"_a, "weight_dtype"_a, "eta"_a, "threads"_a);
   m.def(
       "sam_perturb_",
       [](const std::vector<int64_t>& numels, const Addresses& params, const Addresses& grads,
@@ -283,7 +290,8 @@ PYBIND11_MODULE(_cpu, m) {
                                         list_of(backups), dtype, pointer<double>(scale), adaptive, eta},
                                        threads);
       },
-      unlocked);
+      unlocked, "numels"_a, "params"_a, "grads"_a, "masters"_a, "backups"_a, "scale"_a, "dtype"_a,
+      "adaptive"_a, "eta"_a, "threads"_a);
   m.def(
       "sam_restore_",
       [](const std::vector<int64_t>& numels, const Addresses& params, const Addresses& sources, int dtype,
@@ -291,7 +299,7 @@ PYBIND11_MODULE(_cpu, m) {
         chosen->kernels().sam_restore_(
             {lists_of(numels), list_of(params), list_of(sources), dtype, source_dtype}, threads);
       },
-      unlocked);
+      unlocked, "numels"_a, "params"_a, "sources"_a, "dtype"_a, "source_dtype"_a, "threads"_a);
   m.def(
       "adamr_step_",
       [](const std::vector<int64_t>& numels, const Addresses& params, const Addresses& grads,
@@ -304,7 +312,9 @@ PYBIND11_MODULE(_cpu, m) {
              eps, l1, pointer<double>(sums)},
             threads);
       },
-      unlocked);
+      unlocked, "numels"_a, "params"_a, "grads"_a, "exp_avgs"_a, "exp_avg_sqs"_a, "bases"_a, "masters"_a,
+      "pull"_a, "sums"_a, "dtype"_a, "base_dtype"_a, "step"_a, "lr"_a, "one"_a, "two"_a, "eps"_a, "l1"_a,
+      "threads"_a);
   m.def(
       "few_rows",
       [](uintptr_t x, uintptr_t w, uintptr_t out, int dtype, int64_t rows, int64_t depth, int64_t width,
@@ -313,7 +323,8 @@ PYBIND11_MODULE(_cpu, m) {
             {pointer(x), pointer(w), pointer(out), dtype, rows, depth, width, step, out_step, across, add},
             threads);
       },
-      unlocked);
+      unlocked, "x"_a, "w"_a, "out"_a, "dtype"_a, "rows"_a, "depth"_a, "width"_a, "step"_a, "out_step"_a,
+      "across"_a, "add"_a, "threads"_a);
   m.def(
       "superposed_linear",
       [](uintptr_t x, uintptr_t model, uintptr_t out, int dtype, int64_t batch,
@@ -326,5 +337,6 @@ PYBIND11_MODULE(_cpu, m) {
         const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, 0);
         chosen->kernels().superposed_linear(activations, q, pointer(out), dtype, threads);
       },
-      unlocked);
+      unlocked, "x"_a, "model"_a, "out"_a, "dtype"_a, "batch"_a, "seeds"_a, "streams"_a, "lams"_a, "codes"_a,
+      "scales"_a, "rows"_a, "n"_a, "bits"_a, "group"_a, "levels"_a, "threads"_a);
 }

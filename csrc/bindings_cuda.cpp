@@ -11,6 +11,7 @@
 #include "cuda/ops.h"
 
 namespace py = pybind11;
+using namespace pybind11::literals;
 using namespace PYDELTA_NAMESPACE;
 
 namespace {
@@ -25,12 +26,9 @@ Dtype dtype_of(const std::string& op, int code) {
                               std::to_string(code));
 }
 
-// Random masks that keep all become none, so that a word is enough to compare draws with.
-Mask mask_of(int kind, uint64_t seed, uint64_t key_stream, int64_t below, double factor,
+Mask mask_of(int kind, uint64_t seed, uint64_t key_stream, uint64_t below, double factor,
              const uintptr_t* tables) {
-  const bool all = MaskKind(kind) == MaskKind::random && below > int64_t(UINT32_MAX);
-  Mask mask{all ? MaskKind::none : MaskKind(kind), float(factor), {seed, key_stream}, uint32_t(below), {}};
-  if (mask.kind == MaskKind::none && !all) mask.factor = 1;
+  Mask mask{kind, {seed, key_stream}, below, factor, {}};
   for (size_t i = 0; i < kTables; ++i) mask.tables[i] = pointer(tables[i]);
   return mask;
 }
@@ -77,15 +75,15 @@ PYBIND11_MODULE(_cuda, m) {
         check_block("hadamard", block);
         hadamard(pointer(x), pointer(out), dtype_of("hadamard", dtype), numel, block, scale, stream);
       },
-      unlocked);
+      unlocked, "x"_a, "out"_a, "dtype"_a, "numel"_a, "block"_a, "scale"_a, "stream"_a);
   m.def(
       "sign_flip",
       [](uintptr_t x, uintptr_t out, int dtype, int64_t outer, int64_t n, int64_t inner, uint64_t seed,
          uint64_t key_stream, Stream stream) {
-        const Shape shape{outer, n, inner};
-        sign_flip(pointer(x), pointer(out), dtype_of("sign_flip", dtype), shape, {seed, key_stream}, stream);
+        const Axis axis{outer, n, inner};
+        sign_flip(pointer(x), pointer(out), dtype_of("sign_flip", dtype), axis, {seed, key_stream}, stream);
       },
-      unlocked);
+      unlocked, "x"_a, "out"_a, "dtype"_a, "outer"_a, "n"_a, "inner"_a, "seed"_a, "key_stream"_a, "stream"_a);
   m.def(
       "rotate",
       [](uintptr_t x, uintptr_t out, int dtype, int64_t rows, int64_t n, int64_t block, bool inverse,
@@ -94,7 +92,8 @@ PYBIND11_MODULE(_cuda, m) {
         rotate(pointer(x), pointer(out), dtype_of("rotate", dtype), rows, n, block, inverse,
                {seed, key_stream}, stream);
       },
-      unlocked);
+      unlocked, "x"_a, "out"_a, "dtype"_a, "rows"_a, "n"_a, "block"_a, "inverse"_a, "seed"_a, "key_stream"_a,
+      "stream"_a);
   m.def(
       "superpose",
       [](uintptr_t base, const std::vector<uintptr_t>& tuned, uintptr_t out, int dtype, int out_dtype,
@@ -105,7 +104,8 @@ PYBIND11_MODULE(_cuda, m) {
                   dtype_of("superpose", dtype), dtype_of("superpose", out_dtype), {outer, n, inner},
                   Transform(transform), stream);
       },
-      unlocked);
+      unlocked, "base"_a, "tuned"_a, "out"_a, "dtype"_a, "out_dtype"_a, "outer"_a, "n"_a, "inner"_a,
+      "seeds"_a, "streams"_a, "weights"_a, "transform"_a, "stream"_a);
   m.def(
       "retrieve",
       [](uintptr_t base, uintptr_t superposed, uintptr_t out, int dtype, int superposed_dtype, int out_dtype,
@@ -115,14 +115,15 @@ PYBIND11_MODULE(_cuda, m) {
                  dtype_of("retrieve", superposed_dtype), dtype_of("retrieve", out_dtype), {outer, n, inner},
                  {seed, key_stream}, float(lam), Transform(transform), stream);
       },
-      unlocked);
+      unlocked, "base"_a, "superposed"_a, "out"_a, "dtype"_a, "superposed_dtype"_a, "out_dtype"_a, "outer"_a,
+      "n"_a, "inner"_a, "seed"_a, "key_stream"_a, "lam"_a, "transform"_a, "stream"_a);
   m.def(
       "merge_into",
       [](uintptr_t base, const std::vector<uintptr_t>& tuned, uintptr_t out, int dtype, int out_dtype,
          int64_t numel, int64_t n, int64_t start, const std::vector<int>& kinds,
          const std::vector<uint64_t>& seeds, const std::vector<uint64_t>& streams,
-         const std::vector<int64_t>& below, const std::vector<double>& factors,
-         const std::vector<uintptr_t>& tables, const std::vector<double>& weights, int elect, double lam,
+         const std::vector<uint64_t>& below, const std::vector<double>& factors,
+         const std::vector<uintptr_t>& tables, const std::vector<double>& weights, int election, double lam,
          bool normalize, Stream stream) {
         std::vector<MaskedModel> models;
         for (size_t k = 0; k < tuned.size(); ++k) {
@@ -133,19 +134,22 @@ PYBIND11_MODULE(_cuda, m) {
         }
         merge_into(pointer(base), models, pointer(out), dtype_of("merge_into", dtype),
                    dtype_of("merge_into", out_dtype), numel, n, start,
-                   {Election(elect), float(lam), normalize}, stream);
+                   {Election(election), float(lam), normalize}, stream);
       },
-      unlocked);
+      unlocked, "base"_a, "tuned"_a, "out"_a, "dtype"_a, "out_dtype"_a, "numel"_a, "n"_a, "start"_a,
+      "kinds"_a, "seeds"_a, "streams"_a, "below"_a, "factors"_a, "tables"_a, "weights"_a, "election"_a,
+      "lam"_a, "normalize"_a, "stream"_a);
   m.def(
       "mask_rescale",
       [](uintptr_t delta, uintptr_t base, uintptr_t out, int dtype, int64_t numel, int64_t n, int kind,
-         uint64_t seed, uint64_t key_stream, int64_t below, double factor,
+         uint64_t seed, uint64_t key_stream, uint64_t below, double factor,
          const std::array<uintptr_t, kTables>& tables, Stream stream) {
         const Mask mask = mask_of(kind, seed, key_stream, below, factor, tables.data());
         mask_rescale(pointer(delta), pointer(base), pointer(out), dtype_of("mask_rescale", dtype), numel, n,
                      mask, stream);
       },
-      unlocked);
+      unlocked, "delta"_a, "base"_a, "out"_a, "dtype"_a, "numel"_a, "n"_a, "kind"_a, "seed"_a, "key_stream"_a,
+      "below"_a, "factor"_a, "tables"_a, "stream"_a);
   m.def(
       "magnitude_threshold",
       [](uintptr_t x, uintptr_t base, uintptr_t column_norm, int dtype, int64_t groups, int64_t size,
@@ -158,7 +162,8 @@ PYBIND11_MODULE(_cuda, m) {
                             dtype_of("magnitude_threshold", dtype), {groups, size}, low_rank, high_rank,
                             cuts(low, low_index), cuts(high, high_index), stream);
       },
-      unlocked);
+      unlocked, "x"_a, "base"_a, "column_norm"_a, "dtype"_a, "groups"_a, "size"_a, "low_rank"_a,
+      "high_rank"_a, "low"_a, "low_index"_a, "high"_a, "high_index"_a, "stream"_a);
   m.def(
       "quantize",
       [](uintptr_t x, uintptr_t codes, uintptr_t scales, int dtype, int64_t rows, int64_t n, int bits,
@@ -166,7 +171,8 @@ PYBIND11_MODULE(_cuda, m) {
         const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, thresholds);
         quantize(pointer(x), dtype_of("quantize", dtype), q, stream);
       },
-      unlocked);
+      unlocked, "x"_a, "codes"_a, "scales"_a, "dtype"_a, "rows"_a, "n"_a, "bits"_a, "group"_a, "levels"_a,
+      "thresholds"_a, "stream"_a);
   m.def(
       "dequantize",
       [](uintptr_t codes, uintptr_t scales, uintptr_t out, int out_dtype, int64_t rows, int64_t n, int bits,
@@ -174,7 +180,8 @@ PYBIND11_MODULE(_cuda, m) {
         const Codes q = codes_of(codes, scales, rows, n, bits, group, levels, 0);
         dequantize(q, pointer(out), dtype_of("dequantize", out_dtype), stream);
       },
-      unlocked);
+      unlocked, "codes"_a, "scales"_a, "out"_a, "out_dtype"_a, "rows"_a, "n"_a, "bits"_a, "group"_a,
+      "levels"_a, "stream"_a);
   m.def(
       "superpose_codes",
       [](uintptr_t base, const std::vector<uintptr_t>& tuned, uintptr_t codes, uintptr_t scales, int dtype,
@@ -185,7 +192,8 @@ PYBIND11_MODULE(_cuda, m) {
         superpose_codes(pointer(base), models_of(tuned, seeds, streams, weights),
                         dtype_of("superpose", dtype), q, Transform(transform), stream);
       },
-      unlocked);
+      unlocked, "base"_a, "tuned"_a, "codes"_a, "scales"_a, "dtype"_a, "rows"_a, "n"_a, "seeds"_a,
+      "streams"_a, "weights"_a, "transform"_a, "bits"_a, "group"_a, "levels"_a, "thresholds"_a, "stream"_a);
   m.def(
       "retrieve_codes",
       [](uintptr_t base, uintptr_t codes, uintptr_t scales, uintptr_t out, int dtype, int out_dtype,
@@ -196,7 +204,8 @@ PYBIND11_MODULE(_cuda, m) {
                        dtype_of("retrieve", out_dtype), {seed, key_stream}, float(lam), Transform(transform),
                        stream);
       },
-      unlocked);
+      unlocked, "base"_a, "codes"_a, "scales"_a, "out"_a, "dtype"_a, "out_dtype"_a, "rows"_a, "n"_a, "seed"_a,
+      "key_stream"_a, "lam"_a, "transform"_a, "bits"_a, "group"_a, "levels"_a, "stream"_a);
   m.def(
       "vera_matrix",
       [](uintptr_t out, int dtype, int64_t rows, int64_t columns, uint64_t first, uint64_t seed,
@@ -204,7 +213,7 @@ PYBIND11_MODULE(_cuda, m) {
         vera_matrix(pointer(out), dtype_of("vera_matrix", dtype), rows, columns, first, {seed, key_stream},
                     stream);
       },
-      unlocked);
+      unlocked, "out"_a, "dtype"_a, "rows"_a, "columns"_a, "first"_a, "seed"_a, "key_stream"_a, "stream"_a);
   m.def(
       "square_sums",
       [](const std::vector<int64_t>& numels, const Addresses& xs, const Addresses& weights, uintptr_t sums,
@@ -212,7 +221,7 @@ PYBIND11_MODULE(_cuda, m) {
         square_sums(numels, xs, weights, static_cast<double*>(pointer(sums)), dtype_of("square_sums", dtype),
                     dtype_of("square_sums", weight_dtype), float(eta), stream);
       },
-      unlocked);
+      unlocked, "numels"_a, "xs"_a, "weights"_a, "sums"_a, "dtype"_a, "weight_dtype"_a, "eta"_a, "stream"_a);
   m.def(
       "sam_perturb_",
       [](const std::vector<int64_t>& numels, const Addresses& params, const Addresses& grads,
@@ -221,7 +230,8 @@ PYBIND11_MODULE(_cuda, m) {
         sam_perturb_(numels, params, grads, masters, backups, static_cast<const double*>(pointer(scale)),
                      dtype_of("sam_perturb_", dtype), adaptive, float(eta), stream);
       },
-      unlocked);
+      unlocked, "numels"_a, "params"_a, "grads"_a, "masters"_a, "backups"_a, "scale"_a, "dtype"_a,
+      "adaptive"_a, "eta"_a, "stream"_a);
   m.def(
       "sam_restore_",
       [](const std::vector<int64_t>& numels, const Addresses& params, const Addresses& sources, int dtype,
@@ -229,7 +239,7 @@ PYBIND11_MODULE(_cuda, m) {
         sam_restore_(numels, params, sources, dtype_of("sam_restore_", dtype),
                      dtype_of("sam_restore_", source_dtype), stream);
       },
-      unlocked);
+      unlocked, "numels"_a, "params"_a, "sources"_a, "dtype"_a, "source_dtype"_a, "stream"_a);
   m.def(
       "adamr_step_",
       [](const std::vector<int64_t>& numels, const Addresses& params, const Addresses& grads,
@@ -241,7 +251,9 @@ PYBIND11_MODULE(_cuda, m) {
                     dtype_of("adamr_step_", dtype), dtype_of("adamr_step_", base_dtype),
                     {step, lr, one, two, eps, l1}, stream);
       },
-      unlocked);
+      unlocked, "numels"_a, "params"_a, "grads"_a, "exp_avgs"_a, "exp_avg_sqs"_a, "bases"_a, "masters"_a,
+      "pull"_a, "sums"_a, "dtype"_a, "base_dtype"_a, "step"_a, "lr"_a, "one"_a, "two"_a, "eps"_a, "l1"_a,
+      "stream"_a);
   m.def(
       "superposed_linear",
       [](uintptr_t x, uintptr_t model, uintptr_t out, int dtype, int64_t batch,
@@ -254,5 +266,6 @@ PYBIND11_MODULE(_cuda, m) {
         superposed_linear(pointer(x), pointer(out), dtype_of("superposed_linear", dtype), batch,
                           static_cast<const int64_t*>(pointer(model)), keys, lams, q, stream);
       },
-      unlocked);
+      unlocked, "x"_a, "model"_a, "out"_a, "dtype"_a, "batch"_a, "seeds"_a, "streams"_a, "lams"_a, "codes"_a,
+      "scales"_a, "rows"_a, "n"_a, "bits"_a, "group"_a, "levels"_a, "stream"_a);
 }

@@ -97,7 +97,7 @@ def interference(
     merged = dict(base)
     for name in names:
         merged[name] = merge_into(base[name], [model[name] for model in models.values()], lam=lam)
-    found = {}
+    interferences = {}
     for task, weights in models.items():
         own = {name: x.detach().clone().requires_grad_(name in names) for name, x in weights.items()}
         moved = [merged[name] - weights[name] for name in names]
@@ -111,5 +111,5 @@ def interference(
         with torch.no_grad():
             measured = float(loss(task, merged))
         first = float(here.detach()) + float(along.detach())
-        found[task] = Interference(float(here.detach()), first, first + curve / 2, measured)
-    return found
+        interferences[task] = Interference(float(here.detach()), first, first + curve / 2, measured)
+    return interferences

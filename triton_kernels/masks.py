@@ -10,47 +10,34 @@ import torch
 import triton
 import triton.language as tl
 
-from pydelta.core.masks import DellaMask, RandomMask, Ready, della_tables, ranks_in_rows
+from pydelta.core.codes import MASKS
+from pydelta.core.kernel_masks import LoweredMask, lower
+from pydelta.core.masks import KernelMask
 from pydelta.core.random import Key
 from pydelta.triton_kernels.philox import pack, philox4x32, unpack
 
-RANDOM, DELLA, CUTS, ROW_CUTS = (tl.constexpr(kind) for kind in range(1, 5))
+_NONE, RANDOM, DELLA, CUTS, ROW_CUTS = (tl.constexpr(code) for code in MASKS.values())
 
 FILL = 16
 """Models per launch of ``fill_models``: their arguments stay below the 4 KiB that a launch may carry."""
 
-TABLES = 5
 COLUMNS = tl.constexpr(12)
 """A row of the table: address, kind, seed, stream, bound, five tables, bits of the factor and the weight."""
 
 
 class Described(NamedTuple):
-    """A model's row, and the tensors that it points to."""
+    """A model's row, and the mask whose tables it points to."""
 
-    kind: int
+    mask: LoweredMask
     integers: tuple[int, ...]
     numbers: tuple[float, float]
-    alive: list[torch.Tensor]
 
 
-def describe(x: torch.Tensor, base: torch.Tensor | None, mask: Ready | None, weight: float) -> Described:
-    kind, key, below, factor = 0, Key(0), 0, 1.0
-    tables: list[torch.Tensor] = []
-    if isinstance(mask, RandomMask):
-        kind, key, below, factor = RANDOM.value, mask.key, mask.below, mask.factor
-    elif isinstance(mask, DellaMask):
-        kind, key = DELLA.value, mask.key
-        bounds, factors = della_tables(mask.keep, mask.epsilon, x.shape[-1] if x.dim() else 1)
-        tables = [bounds.to(x.device), factors.to(x.device, torch.float32), ranks_in_rows(x, base)]
-    elif mask is not None:
-        kind = CUTS.value if mask.group == "tensor" else ROW_CUTS.value
-        tables = [mask.low, mask.low_index, mask.high, mask.high_index]
-        if mask.column_norm is not None:
-            tables.append(mask.column_norm.float())
-        tables = [table.contiguous() for table in tables]
-    addresses = [table.data_ptr() for table in tables] + [0] * (TABLES - len(tables))
-    integers = (x.data_ptr(), kind, key.seed, key.stream, below, *addresses)
-    return Described(kind, integers, (factor, weight), tables)
+def describe(x: torch.Tensor, base: torch.Tensor | None, mask: KernelMask | None, weight: float) -> Described:
+    lowered = lower(mask, x, base, with_ranks=True)
+    kind, key, below, factor, _ = lowered
+    integers = (x.data_ptr(), kind, key.seed, key.stream, below, *lowered.addresses())
+    return Described(lowered, integers, (factor, weight))
 
 
 @triton.jit

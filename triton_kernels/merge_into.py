@@ -11,8 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
+from pydelta.core.codes import ELECTIONS
 from pydelta.core.interpreter import interpreted
-from pydelta.core.masks import Ready
+from pydelta.core.masks import KernelMask
 from pydelta.triton_kernels.masks import (
     COLUMNS,
     CUTS,
@@ -29,8 +30,7 @@ from pydelta.triton_kernels.walk import narrow, widen
 BLOCK = 1024
 WARPS = 4
 
-_ELECTIONS = {"sum": 0, "ties": 1, "ties_unweighted": 2}
-_UNWEIGHTED = tl.constexpr(2)
+_SUM, _UNWEIGHTED = tl.constexpr(ELECTIONS["sum"]), tl.constexpr(ELECTIONS["ties_unweighted"])
 
 
 @triton.jit
@@ -77,7 +77,7 @@ def merge(
             HAS_RANDOM, HAS_DELLA, HAS_CUTS, HAS_ROW_CUTS, ALIGNED, ALIGNED_DRAWS, INTERPRETED,
         )  # fmt: skip
         total += delta if ELECT == _UNWEIGHTED else delta * weight
-    if ELECT != 0:
+    if ELECT != _SUM:
         minus = total < 0
         total, divisor = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
         for k in range(models):
@@ -101,7 +101,7 @@ def launch_merge(
     out: torch.Tensor,
     base: torch.Tensor | None,
     tuned: Sequence[torch.Tensor],
-    masks: Sequence[Ready | None],
+    masks: Sequence[KernelMask | None],
     weights: Sequence[float],
     *,
     start: int = 0,
@@ -114,7 +114,7 @@ def launch_merge(
         return
     models = [describe(*model) for model in zip(tuned, [base] * len(tuned), masks, weights, strict=True)]
     table = table_of(models, out.device)
-    kinds = {model.kind for model in models}
+    kinds = {model.mask.kind for model in models}
     numel, n = out.numel(), out.shape[-1] if out.dim() else 1
     # Triton's interpreter computes with numpy, which would warn of inf - inf.
     with torch.cuda.device_of(out), numpy.errstate(all="ignore"):
@@ -134,12 +134,12 @@ def merge_into(
     *,
     out: torch.Tensor,
     weights: Sequence[float],
-    masks: Sequence[Ready | None],
+    masks: Sequence[KernelMask | None],
     elect: str,
     lam: float,
     normalize: bool,
     start: int,
     out_dtype: torch.dtype,
 ) -> None:
-    options = {"ELECT": _ELECTIONS[elect], "NORMALIZE": normalize}
+    options = {"ELECT": ELECTIONS[elect], "NORMALIZE": normalize}
     launch_merge(out, base, tuned, masks, weights, start=start, lam=lam, **options)

@@ -4,7 +4,7 @@
 
 namespace PYDELTA_NAMESPACE {
 
-// The codes that Python passes; pydelta/native.py holds the same tables.
+// The codes that Python passes: MASKS and ELECTIONS in pydelta/core/codes.py.
 enum class MaskKind : int { none = 0, random = 1, della = 2, tensor_cuts = 3, row_cuts = 4 };
 enum class Election : int { sum = 0, ties = 1, ties_unweighted = 2 };
 

@@ -1,13 +1,11 @@
 // Philox4x32-10 (Salmon et al., 2011) as a pure function of (seed, stream, block).
 #pragma once
+#include "arguments.h"
 #include "types.h"
 
 namespace PYDELTA_NAMESPACE {
 
-struct Key {
-  uint64_t seed;
-  uint64_t stream;
-};
+using pydelta_arguments::Key;
 
 struct Words4 {
   uint32_t w[4];

@@ -4,7 +4,7 @@
 
 namespace PYDELTA_NAMESPACE {
 
-// The codes that Python passes; pydelta/native.py holds the same table.
+// The codes that Python passes: TRANSFORMS in pydelta/core/codes.py.
 enum class Transform : int { none = 0, sign = 1, hadamard = 2 };
 
 constexpr int64_t kMaxDefaultBlock = 32768;
@@ -14,10 +14,5 @@ PYDELTA_HD int64_t default_block(int64_t n) {
   const int64_t block = n & -n;
   return n == 0 ? 1 : block < kMaxDefaultBlock ? block : kMaxDefaultBlock;
 }
-
-// A tensor seen from its input axis: `outer` slices of n rows of `inner` contiguous elements.
-struct Shape {
-  int64_t outer, n, inner;
-};
 
 }  // namespace PYDELTA_NAMESPACE

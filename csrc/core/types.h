@@ -20,7 +20,7 @@
 
 namespace PYDELTA_NAMESPACE {
 
-// The codes that Python passes for a dtype; pydelta/native.py holds the same table.
+// The codes that Python passes for a dtype: DTYPES in pydelta/core/codes.py.
 enum class Dtype : int { f32 = 0, bf16 = 1, f16 = 2, f64 = 3 };
 
 struct bf16 {

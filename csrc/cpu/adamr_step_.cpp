@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "chunks.h"
+#include "walk/lists.h"
 
 namespace PYDELTA_NAMESPACE {
 namespace {
@@ -72,7 +72,7 @@ double step(T* p, const T* g, C* m, C* v, const B* base, W* weights, int64_t cou
 }
 
 template <class C>
-Numbers<C> numbers_of(const pydelta_cpu::AdamR& job) {
+Numbers<C> numbers_of(const AdamR& job) {
   const double one = job.one, two = job.two;
   return {C(one),
           C(1 - one),
@@ -87,7 +87,7 @@ Numbers<C> numbers_of(const pydelta_cpu::AdamR& job) {
 
 }  // namespace
 
-void adamr_step_(const pydelta_cpu::AdamR& job, int threads) {
+void adamr_step_(const AdamR& job, int threads) {
   const auto chunks = chunks_of(job.lists);
   std::vector<double> partial(chunks.size());
   visit(job.dtype, [&](auto t) {

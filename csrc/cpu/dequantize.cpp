@@ -1,4 +1,4 @@
-#include "expand.h"
+#include "codes/expand.h"
 
 namespace PYDELTA_NAMESPACE {
 

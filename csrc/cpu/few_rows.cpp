@@ -1,8 +1,6 @@
-#include "product.h"
+#include "codes/activations.h"
 
 namespace PYDELTA_NAMESPACE {
-
-using pydelta_cpu::FewRows;
 
 namespace {
 

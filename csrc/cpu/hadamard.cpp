@@ -1,4 +1,4 @@
-#include "unary.h"
+#include "walk/unary.h"
 
 namespace PYDELTA_NAMESPACE {
 

@@ -1,22 +1,11 @@
-// What the bindings know of the kernels: one table of functions per instruction set.
+// What the bindings know of the kernels: one table of functions per instruction set, by kernels.inc.
 #pragma once
-#include <cstdint>
+#include "../core/arguments.h"
+#include "../core/types.h"
 
 namespace pydelta_cpu {
 
-// A tensor seen from its input axis: `outer` slices of n rows of `inner` contiguous elements.
-struct Axis {
-  int64_t outer, n, inner;
-};
-
-// A mask: its kind is a code of csrc/core/mask.h, which also says what the tables are; null where absent.
-struct Mask {
-  int kind;
-  uint64_t seed, stream;
-  uint64_t below;
-  double factor;
-  const void* tables[5];
-};
+using namespace pydelta_arguments;
 
 // onto + lam * sum_k weights[k] masks[k](tuned[k] - base); null stands for zeros. n: the length of the last
 // dimension, start: the index of the first element in the larger tensor.
@@ -47,17 +36,6 @@ struct Threshold {
   int64_t* low_index;
   void* high;
   int64_t* high_index;
-};
-
-// A tensor of rows x n in so many bits an element; `group` elements share a scale. Each row's codes fill
-// whole bytes. levels: the positive ones; thresholds: between them.
-struct Codes {
-  uint8_t* codes;
-  float* scales;
-  int64_t rows, n, group;
-  int bits;
-  const float* levels;
-  const float* thresholds;
 };
 
 // sum_k weights[k] T_k(tuned[k] - base).
@@ -145,39 +123,20 @@ struct FewRows {
   bool across, add;
 };
 
-// Pointers are to contiguous tensors, dtypes and transforms are the codes of csrc/core, keys are
-// (seed, stream). Results do not depend on `threads`.
 struct Kernels {
-  void (*hadamard)(const void* x, void* out, int dtype, int64_t numel, int64_t block, double scale,
-                   int threads);
-  void (*sign_flip)(const void* x, void* out, int dtype, Axis axis, uint64_t seed, uint64_t stream,
-                    int threads);
-  void (*rotate)(const void* x, void* out, int dtype, int64_t rows, int64_t n, int64_t block, bool inverse,
-                 uint64_t seed, uint64_t stream, int threads);
-  void (*superpose)(const Superposed& models, void* out, int out_dtype, Axis axis, int threads);
-  void (*retrieve)(const void* base, const void* superposed, void* out, int dtype, int superposed_dtype,
-                   int out_dtype, Axis axis, uint64_t seed, uint64_t stream, double lam, int transform,
-                   int threads);
-  void (*merge_into)(const Merge& merge, int threads);
-  void (*mask_rescale)(const void* delta, const void* base, void* out, int dtype, int64_t numel, int64_t n,
-                       const Mask& mask, int threads);
-  void (*magnitude_threshold)(const Threshold& threshold, int threads);
-  void (*quantize)(const void* x, int dtype, const Codes& codes, int threads);
-  void (*dequantize)(const Codes& codes, void* out, int out_dtype, int threads);
-  void (*superpose_codes)(const Superposed& models, const Codes& codes, int threads);
-  void (*retrieve_codes)(const void* base, const Codes& codes, void* out, int dtype, int out_dtype,
-                         uint64_t seed, uint64_t stream, double lam, int transform, int threads);
-  // Uniform in [-1, 1): element (i, j) from draw first + 2^32 i + j.
-  void (*vera_matrix)(void* out, int dtype, int64_t rows, int64_t columns, uint64_t first, uint64_t seed,
-                      uint64_t stream, int threads);
-  void (*square_sums)(const SquareSums& job, int threads);
-  void (*sam_perturb_)(const Perturb& job, int threads);
-  void (*sam_restore_)(const Restore& job, int threads);
-  void (*adamr_step_)(const AdamR& job, int threads);
-  // For few rows; not for fp64.
-  void (*few_rows)(const FewRows& product, int threads);
-  // out += lam (codes) (signed x), a row of x to a row of out; not for fp64.
-  void (*superposed_linear)(const Activations& x, const Codes& codes, void* out, int dtype, int threads);
+#define PYDELTA_KERNEL(name, ...) void (*name)(__VA_ARGS__);
+#include "kernels.inc"
+#undef PYDELTA_KERNEL
 };
 
 }  // namespace pydelta_cpu
+
+namespace PYDELTA_NAMESPACE {
+
+using namespace pydelta_cpu;
+
+#define PYDELTA_KERNEL(name, ...) void name(__VA_ARGS__);
+#include "kernels.inc"
+#undef PYDELTA_KERNEL
+
+}  // namespace PYDELTA_NAMESPACE

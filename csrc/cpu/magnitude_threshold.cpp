@@ -1,12 +1,10 @@
 #include <limits>
 
-#include "band.h"
+#include "masks/search.h"
 
 namespace PYDELTA_NAMESPACE {
 
 namespace {
-
-using pydelta_cpu::Threshold;
 
 // Codes of a group of this size, or less, are kept in scratch memory.
 constexpr int64_t kSmallGroup = int64_t(1) << 18;

@@ -1,13 +1,10 @@
-#include "../core/types.h"
 #include "kernels.h"
 
 namespace PYDELTA_NAMESPACE {
 
-void merge_into(const pydelta_cpu::Merge& merge, int threads);
-
 // A merge of one model onto nothing.
 void mask_rescale(const void* delta, const void* base, void* out, int dtype, int64_t numel, int64_t n,
-                  const pydelta_cpu::Mask& mask, int threads) {
+                  const Mask& mask, int threads) {
   const double weight = 1;
   merge_into({base, nullptr, &delta, &mask, &weight, 1, out, dtype, dtype, numel, n, 0, 0, 1.0, false},
              threads);

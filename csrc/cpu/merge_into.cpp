@@ -1,13 +1,11 @@
 #include <vector>
 
-#include "ranks.h"
-#include "walk.h"
+#include "masks/ranks.h"
+#include "walk/walk.h"
 
 namespace PYDELTA_NAMESPACE {
 
 namespace {
-
-using pydelta_cpu::Merge;
 
 // Elements of a tile: few enough that L1 holds them until their random bits are there.
 template <class T>

@@ -1,9 +1,9 @@
 // Low-bit codes: the root mean square of a group, then the index of each element's level, then the scale.
 #include <cmath>
 
-#include "levels.h"
-#include "parallel.h"
-#include "wide.h"
+#include "codes/levels.h"
+#include "simd/wide.h"
+#include "walk/parallel.h"
 
 namespace PYDELTA_NAMESPACE {
 

@@ -1,4 +1,4 @@
-#include "row_blocks.h"
+#include "walk/row_blocks.h"
 
 namespace PYDELTA_NAMESPACE {
 
@@ -50,8 +50,7 @@ void retrieve_rotated(const T* base, const S* superposed, O* out, Axis axis, int
 }  // namespace
 
 void retrieve(const void* base, const void* superposed, void* out, int dtype, int superposed_dtype,
-              int out_dtype, Axis axis, uint64_t seed, uint64_t stream, double lam, int transform,
-              int threads) {
+              int out_dtype, Axis axis, Key key, double lam, int transform, int threads) {
   const auto kind = static_cast<Transform>(transform);
   if (kind == Transform::none) axis = {1, axis.outer * axis.n * axis.inner, 1};
   const int64_t block = kind == Transform::hadamard ? default_block(axis.n) : 1;
@@ -62,7 +61,7 @@ void retrieve(const void* base, const void* superposed, void* out, int dtype, in
       visit_of<C>(out_dtype, [&](auto o) {
         using S = decltype(s);
         using O = decltype(o);
-        const Rotation r({seed, stream}, axis, kind, block, true, Order::halves, order_of<S>);
+        const Rotation r(key, axis, kind, block, true, Order::halves, order_of<S>);
         const T* const from = static_cast<const T*>(base);
         const S* const sum = static_cast<const S*>(superposed);
         O* const to = static_cast<O*>(out);

@@ -1,9 +1,7 @@
-#include "expand.h"
-#include "row_blocks.h"
+#include "codes/expand.h"
+#include "walk/row_blocks.h"
 
 namespace PYDELTA_NAMESPACE {
-
-void dequantize(const Codes& codes, void* out, int out_dtype, int threads);
 
 namespace {
 
@@ -31,11 +29,10 @@ void retrieve_pieces(const T* base, const Codes& q, O* out, SignView signs, C la
 
 }  // namespace
 
-void retrieve_codes(const void* base, const Codes& q, void* out, int dtype, int out_dtype, uint64_t seed,
-                    uint64_t stream, double lam, int transform, int threads) {
+void retrieve_codes(const void* base, const Codes& q, void* out, int dtype, int out_dtype, Key key,
+                    double lam, int transform, int threads) {
   if (q.rows * q.n == 0) return;
   const auto kind = static_cast<Transform>(transform);
-  const Key key{seed, stream};
   if (kind == Transform::hadamard) {
     const int sums = int(static_cast<Dtype>(dtype) == Dtype::f64 ? Dtype::f64 : Dtype::f32);
     return retrieve_blocks(

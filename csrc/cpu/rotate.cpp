@@ -1,13 +1,13 @@
-#include "unary.h"
+#include "walk/unary.h"
 
 namespace PYDELTA_NAMESPACE {
 
 void rotate(const void* x, void* out, int dtype, int64_t rows, int64_t n, int64_t block, bool inverse,
-            uint64_t seed, uint64_t stream, int threads) {
+            Key key, int threads) {
   const Axis axis{rows, n, 1};
   visit(dtype, [&](auto t) {
     using T = decltype(t);
-    const Rotation r({seed, stream}, axis, Transform::hadamard, block, inverse, Order::halves, Order::halves);
+    const Rotation r(key, axis, Transform::hadamard, block, inverse, Order::halves, Order::halves);
     unary(static_cast<const T*>(x), static_cast<T*>(out), axis, block, r.inner.view(), r.outer.view(),
           compute_t<T>(r.scale), threads);
   });

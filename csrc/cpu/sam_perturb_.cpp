@@ -1,4 +1,4 @@
-#include "chunks.h"
+#include "walk/lists.h"
 
 namespace PYDELTA_NAMESPACE {
 namespace {
@@ -35,7 +35,7 @@ void perturb(T* p, const T* g, const S* source, T* backup, int64_t count, C scal
 
 }  // namespace
 
-void sam_perturb_(const pydelta_cpu::Perturb& job, int threads) {
+void sam_perturb_(const Perturb& job, int threads) {
   const auto chunks = chunks_of(job.lists);
   visit(job.dtype, [&](auto t) {
     using T = decltype(t);

@@ -1,4 +1,4 @@
-#include "chunks.h"
+#include "walk/lists.h"
 
 namespace PYDELTA_NAMESPACE {
 namespace {
@@ -20,7 +20,7 @@ void copy(T* p, const S* source, int64_t count, bool large) {
 
 }  // namespace
 
-void sam_restore_(const pydelta_cpu::Restore& job, int threads) {
+void sam_restore_(const Restore& job, int threads) {
   const auto chunks = chunks_of(job.lists);
   const int64_t elements = elements_of(job.lists);
   visit(job.dtype, [&](auto t) {

@@ -1,13 +1,13 @@
-#include "walk.h"
+#include "walk/walk.h"
 
 namespace PYDELTA_NAMESPACE {
 
-void sign_flip(const void* x, void* out, int dtype, Axis axis, uint64_t seed, uint64_t stream, int threads) {
+void sign_flip(const void* x, void* out, int dtype, Axis axis, Key key, int threads) {
   visit(dtype, [&](auto t) {
     using T = decltype(t);
     using C = compute_t<T>;
     constexpr Order order = order_of<T>;
-    const Rotation r({seed, stream}, axis, Transform::sign, 1, false, Order::halves, Order::halves);
+    const Rotation r(key, axis, Transform::sign, 1, false, Order::halves, Order::halves);
     const SignView signs = r.inner.view();
     const T* const in = static_cast<const T*>(x);
     T* const to = static_cast<T*>(out);

@@ -1,4 +1,4 @@
-#include "chunks.h"
+#include "walk/lists.h"
 
 namespace PYDELTA_NAMESPACE {
 namespace {
@@ -20,7 +20,7 @@ double sum_of(const T* x, const W* weights, int64_t count, compute_t<T> eta) {
 
 }  // namespace
 
-void square_sums(const pydelta_cpu::SquareSums& job, int threads) {
+void square_sums(const SquareSums& job, int threads) {
   const auto chunks = chunks_of(job.lists);
   std::vector<double> partial(chunks.size());
   visit(job.dtype, [&](auto t) {

@@ -1,13 +1,11 @@
 #include <cmath>
 #include <memory>
 
-#include "row_blocks.h"
+#include "walk/row_blocks.h"
 
 namespace PYDELTA_NAMESPACE {
 
 namespace {
-
-using pydelta_cpu::Superposed;
 
 template <class T>
 struct Model {

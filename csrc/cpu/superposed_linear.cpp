@@ -1,5 +1,5 @@
-#include "product.h"
-#include "sign_tables.h"
+#include "codes/activations.h"
+#include "codes/sign_tables.h"
 
 namespace PYDELTA_NAMESPACE {
 

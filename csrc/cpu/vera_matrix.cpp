@@ -1,6 +1,7 @@
-#include "parallel.h"
-#include "random_bits.h"
-#include "walk.h"
+#include "kernels.h"
+#include "random/random_bits.h"
+#include "walk/parallel.h"
+#include "walk/walk.h"
 
 namespace PYDELTA_NAMESPACE {
 
@@ -45,10 +46,9 @@ void fill_row(const Stream& stream, uint64_t first, int64_t count, T* out) {
 
 }  // namespace
 
-void vera_matrix(void* out, int dtype, int64_t rows, int64_t columns, uint64_t first, uint64_t seed,
-                 uint64_t stream, int threads) {
+void vera_matrix(void* out, int dtype, int64_t rows, int64_t columns, uint64_t first, Key key, int threads) {
   if (rows * columns == 0) return;
-  const Stream generator(Key{seed, stream});
+  const Stream generator(key);
   visit(dtype, [&](auto t) {
     using T = decltype(t);
     // A draw costs about as much as moving eight bytes.

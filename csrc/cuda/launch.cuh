@@ -11,14 +11,14 @@ namespace PYDELTA_NAMESPACE {
 // What to walk over, and what is done on the way.
 struct Task {
   const char* op;
-  Shape shape;
+  Axis axis;
   Transform transform;
   int64_t block = 1;
   double scale = 1;
   bool flips = true;
   bool inverse = false;
 
-  int64_t numel() const { return shape.outer * shape.n * shape.inner; }
+  int64_t numel() const { return axis.outer * axis.n * axis.inner; }
 };
 
 inline void check(const char* op, cudaError_t error) {
@@ -68,7 +68,7 @@ inline int64_t rows_at_once(int64_t rows, int64_t n, int64_t tile) {
 }
 
 inline Walk walk_of(const Task& task, int64_t tile) {
-  const auto [outer, n, inner] = task.shape;
+  const auto [outer, n, inner] = task.axis;
   const bool hadamard = task.transform == Transform::hadamard;
   Walk g{};
   g.total = task.numel();

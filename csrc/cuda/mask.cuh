@@ -5,6 +5,28 @@
 
 namespace PYDELTA_NAMESPACE {
 
+// A mask as a launch carries it, in the types that threads compute in. A mask of either kind reads what it
+// needs.
+struct DeviceMask {
+  MaskKind kind;
+  float factor;  // of kept elements: none, random
+  Key key;
+  uint32_t below;  // random
+  const void* tables[5];
+};
+
+// Random masks that keep all become none, so that a word is enough to compare draws with.
+inline DeviceMask on_device(const Mask& mask) {
+  const bool random = MaskKind(mask.kind) == MaskKind::random, all = random && mask.below > UINT32_MAX;
+  DeviceMask found{all ? MaskKind::none : MaskKind(mask.kind),
+                   random ? float(mask.factor) : 1.0f,
+                   mask.key,
+                   uint32_t(mask.below),
+                   {}};
+  for (int i = 0; i < 5; ++i) found.tables[i] = mask.tables[i];
+  return found;
+}
+
 // Where a vector lies: its first `count` elements, at least one, have the indices at, at + 1, ... in tensors
 // with rows of n, and start + at, ... in the tensor that those are part of.
 struct Place {
@@ -50,7 +72,7 @@ __device__ __forceinline__ Cut cut_of(const void* magnitudes, const void* indice
 
 // Rows may end within a vector, several times if they are short. A whole tensor is one row without an end.
 template <int V>
-__device__ __forceinline__ void keep_between(float (&d)[V], const Mask& mask, const Place& place) {
+__device__ __forceinline__ void keep_between(float (&d)[V], const DeviceMask& mask, const Place& place) {
   const auto& t = mask.tables;
   const bool rows = mask.kind == MaskKind::row_cuts;
   const float* norm = static_cast<const float*>(t[kColumnNorm]);
@@ -75,7 +97,7 @@ __device__ __forceinline__ void keep_between(float (&d)[V], const Mask& mask, co
 }
 
 template <int V>
-__device__ __forceinline__ void keep_by_rank(float (&d)[V], const Mask& mask, const Place& place) {
+__device__ __forceinline__ void keep_by_rank(float (&d)[V], const DeviceMask& mask, const Place& place) {
   const int64_t* below = static_cast<const int64_t*>(mask.tables[kBelow]);
   const float* factor = static_cast<const float*>(mask.tables[kFactor]);
   const int32_t* rank = static_cast<const int32_t*>(mask.tables[kRanks]) + place.at;
@@ -90,7 +112,7 @@ __device__ __forceinline__ void keep_by_rank(float (&d)[V], const Mask& mask, co
 }
 
 template <int V>
-__device__ __forceinline__ void keep_drawn(float (&d)[V], const Mask& mask, const Place& place) {
+__device__ __forceinline__ void keep_drawn(float (&d)[V], const DeviceMask& mask, const Place& place) {
   uint32_t draws[V];
   draw(draws, mask.key, uint64_t(place.start + place.at));
 #pragma unroll
@@ -99,7 +121,7 @@ __device__ __forceinline__ void keep_drawn(float (&d)[V], const Mask& mask, cons
 
 // Kept deltas times their factors, zero elsewhere. All threads of a launch take the same way.
 template <int V>
-__device__ __forceinline__ void apply(const Mask& mask, float (&d)[V], const Place& place) {
+__device__ __forceinline__ void apply(const DeviceMask& mask, float (&d)[V], const Place& place) {
   if (mask.kind == MaskKind::random) {
     keep_drawn(d, mask, place);
   } else if (mask.kind == MaskKind::della) {

@@ -8,9 +8,15 @@ namespace {
 // As many models as a launch takes as parameters.
 constexpr int kModels = 32;
 
+struct DeviceModel {
+  const void* tuned;
+  DeviceMask mask;
+  float weight;
+};
+
 struct Models {
-  MaskedModel all[kModels];
-  __device__ __forceinline__ const MaskedModel& operator[](int k) const { return all[k]; }
+  DeviceModel all[kModels];
+  __device__ __forceinline__ const DeviceModel& operator[](int k) const { return all[k]; }
 };
 
 template <class T, class List>
@@ -60,7 +66,7 @@ __global__ void __launch_bounds__(256, kElects ? 3 : 4) merge(const __grid_const
     load_tuned(after, 1);
 #pragma unroll 1
     for (int k = 0; k < g.count; ++k) {
-      const MaskedModel& model = g.models[k];
+      const DeviceModel& model = g.models[k];
       float v[V];
 #pragma unroll
       for (int i = 0; i < V; ++i) v[i] = __fsub_rn(element(next, i), element(base, i));
@@ -102,11 +108,11 @@ void start_merge(const char* op, const Merge<T, List>& g, Stream stream) {
 }
 
 // Writes a launch's models behind those that earlier launches wrote.
-__global__ void place_models(const __grid_constant__ Models models, int count, MaskedModel* table) {
+__global__ void place_models(const __grid_constant__ Models models, int count, DeviceModel* table) {
   if (int(threadIdx.x) < count) table[threadIdx.x] = models[int(threadIdx.x)];
 }
 
-Models some(const std::vector<MaskedModel>& models, int first, int count) {
+Models some(const std::vector<DeviceModel>& models, int first, int count) {
   Models found{};
   for (int k = 0; k < count; ++k) found.all[k] = models[first + k];
   return found;
@@ -115,23 +121,23 @@ Models some(const std::vector<MaskedModel>& models, int first, int count) {
 // For more models than a launch takes as parameters, the most general kernel reads a table. A copy from the
 // host could be in no CUDA graph.
 template <class T>
-void merge_many(const char* op, const std::vector<MaskedModel>& models, Merge<T, MaskedModel*> g,
+void merge_many(const char* op, const std::vector<DeviceModel>& models, Merge<T, DeviceModel*> g,
                 Stream stream) {
-  const Scratch table(op, models.size() * sizeof(MaskedModel), stream);
-  g.models = table.as<MaskedModel>();
+  const Scratch table(op, models.size() * sizeof(DeviceModel), stream);
+  g.models = table.as<DeviceModel>();
   for (int first = 0; first < g.count; first += kModels) {
     const int count = min(kModels, g.count - first);
     start(op, place_models, {dim3(1), kModels}, stream, some(models, first, count), count, g.models + first);
   }
-  start_merge<T, MaskedModel*, true, true>(op, g, stream);
+  start_merge<T, DeviceModel*, true, true>(op, g, stream);
 }
 
 template <class T, class List>
-Merge<T, List> merge_of(const void* base, const std::vector<MaskedModel>& models, const Target& target,
+Merge<T, List> merge_of(const void* base, const std::vector<DeviceModel>& models, const Target& target,
                         const Merging& merging) {
   constexpr int V = MergePlan<T>::V;
   bool vector = aligned<V>(base, sizeof(T)) && aligned<V>(target.out, size_of(target.out_dtype));
-  for (const MaskedModel& model : models) vector = vector && aligned<V>(model.tuned, sizeof(T));
+  for (const DeviceModel& model : models) vector = vector && aligned<V>(model.tuned, sizeof(T));
   const auto [out, out_dtype, numel, n, start] = target;
   return {static_cast<const T*>(base), {}, int(models.size()), out, out_dtype, numel, n, start, merging,
           vector && numel % V == 0};
@@ -139,18 +145,20 @@ Merge<T, List> merge_of(const void* base, const std::vector<MaskedModel>& models
 
 }  // namespace
 
-void merge_masked(const char* op, const void* base, const std::vector<MaskedModel>& models, Dtype dtype,
+void merge_masked(const char* op, const void* base, const std::vector<MaskedModel>& given, Dtype dtype,
                   const Target& target, const Merging& merging, Stream stream) {
   if (target.numel == 0) return;
+  std::vector<DeviceModel> models;
   bool masked = false;
-  for (const auto& [tuned, mask, weight] : models) {
-    masked = masked || mask.kind != MaskKind::none || mask.factor != 1;
+  for (const auto& [tuned, mask, weight] : given) {
+    models.push_back({tuned, on_device(mask), weight});
+    masked = masked || models.back().mask.kind != MaskKind::none || models.back().mask.factor != 1;
   }
   const bool elects = merging.elect != Election::sum;
   with_type(dtype, [&](auto type) {
     using T = decltype(type);
     if (models.size() > kModels) {
-      return merge_many<T>(op, models, merge_of<T, MaskedModel*>(base, models, target, merging), stream);
+      return merge_many<T>(op, models, merge_of<T, DeviceModel*>(base, models, target, merging), stream);
     }
     Merge<T, Models> g = merge_of<T, Models>(base, models, target, merging);
     g.models = some(models, 0, g.count);

@@ -4,11 +4,14 @@
 #include <string>
 #include <vector>
 
+#include "../core/arguments.h"
 #include "../core/mask.h"
 #include "../core/philox.h"
 #include "../core/transform.h"
 
 namespace PYDELTA_NAMESPACE {
+
+using namespace pydelta_arguments;
 
 // A CUDA stream as an integer: torch hands it over as one.
 using Stream = uintptr_t;
@@ -20,15 +23,6 @@ struct Model {
   const void* tuned;
   Key key;
   float weight;
-};
-
-// What stays of a delta. A mask of either kind reads what it needs.
-struct Mask {
-  MaskKind kind;
-  float factor;  // of kept elements: none, random
-  Key key;
-  uint32_t below;  // random
-  const void* tables[5];
 };
 
 // One of the models that merge_into sums.
@@ -55,17 +49,6 @@ struct Cuts {
   int64_t* index;
 };
 
-// A tensor of rows x n in so many bits an element; `group` elements share a scale. Each row's codes fill
-// whole bytes. levels: the positive ones; thresholds: between them.
-struct Codes {
-  uint8_t* codes;
-  float* scales;
-  int64_t rows, n, group;
-  int bits;
-  const float* levels;
-  const float* thresholds;
-};
-
 // The tensors of a list, as integers; none if the list is absent.
 using Addresses = std::vector<uintptr_t>;
 struct StepLists {
@@ -85,13 +68,13 @@ std::vector<std::string> targets();
 
 void hadamard(const void* x, void* out, Dtype dtype, int64_t numel, int64_t block, double scale,
               Stream stream);
-void sign_flip(const void* x, void* out, Dtype dtype, Shape shape, Key key, Stream stream);
+void sign_flip(const void* x, void* out, Dtype dtype, Axis axis, Key key, Stream stream);
 void rotate(const void* x, void* out, Dtype dtype, int64_t rows, int64_t n, int64_t block, bool inverse,
             Key key, Stream stream);
 void superpose(const void* base, const std::vector<Model>& models, void* out, Dtype dtype, Dtype out_dtype,
-               Shape shape, Transform transform, Stream stream);
+               Axis axis, Transform transform, Stream stream);
 void retrieve(const void* base, const void* superposed, void* out, Dtype dtype, Dtype superposed_dtype,
-              Dtype out_dtype, Shape shape, Key key, float lam, Transform transform, Stream stream);
+              Dtype out_dtype, Axis axis, Key key, float lam, Transform transform, Stream stream);
 // `n` is the length of a row; the first element has the index `start` in the tensor that random masks and
 // cuts of the whole tensor are of.
 void merge_into(const void* base, const std::vector<MaskedModel>& models, void* out, Dtype dtype,

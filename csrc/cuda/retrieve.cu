@@ -3,8 +3,8 @@
 namespace PYDELTA_NAMESPACE {
 
 void retrieve(const void* base, const void* superposed, void* out, Dtype dtype, Dtype superposed_dtype,
-              Dtype out_dtype, Shape shape, Key key, float lam, Transform transform, Stream stream) {
-  const Task task = retrieval("retrieve", shape, transform);
+              Dtype out_dtype, Axis axis, Key key, float lam, Transform transform, Stream stream) {
+  const Task task = retrieval("retrieve", axis, transform);
   with_type(superposed_dtype, [&](auto source) {
     with_type(dtype, [&](auto type) {
       using S = decltype(source);

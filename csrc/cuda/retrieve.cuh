@@ -32,9 +32,9 @@ struct Retrieve {
   }
 };
 
-inline Task retrieval(const char* op, Shape shape, Transform transform) {
-  const int64_t block = default_block(shape.n);
-  Task task{op, shape, transform, block, orthonormal(block)};
+inline Task retrieval(const char* op, Axis axis, Transform transform) {
+  const int64_t block = default_block(axis.n);
+  Task task{op, axis, transform, block, orthonormal(block)};
   task.inverse = true;
   return task;
 }

@@ -39,9 +39,9 @@ struct Superpose {
 // More models than one launch takes run in several, which hand the sum on in fp32: the bits stay the same. It
 // needs memory of its own, because `out` may be of lower precision, or the base.
 void superpose(const void* base, const std::vector<Model>& models, void* out, Dtype dtype, Dtype out_dtype,
-               Shape shape, Transform transform, Stream stream) {
-  const int64_t block = default_block(shape.n);
-  const Task task{"superpose", shape, transform, block, orthonormal(block)};
+               Axis axis, Transform transform, Stream stream) {
+  const int64_t block = default_block(axis.n);
+  const Task task{"superpose", axis, transform, block, orthonormal(block)};
   const int all = int(models.size());
   const size_t bytes = size_t(task.numel()) * sizeof(float);
   const Scratch sum("superpose", all > kModels ? bytes : 0, stream);

@@ -59,15 +59,15 @@ class Calibrator:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"[Calibrator] model must be a torch.nn.Module, got {type(model).__name__}")
-        found = _chosen(_linear_layers(model), layers)
+        chosen = _chosen(_linear_layers(model), layers)
         sharing: dict[tuple[int, int], list[str]] = {}
-        for name, layer in found.items():
+        for name, layer in chosen.items():
             check.floating("Calibrator", name, layer.weight)
             sharing.setdefault((id(layer.weight), layer.dim), []).append(name)
         self._sums: dict[str, _Sums] = {}
         for names in sharing.values():
-            self._sums |= dict.fromkeys(names, _Sums(names[0], found[names[0]]))
-        self._modules = {layer.module: self._sums[name] for name, layer in found.items()}
+            self._sums |= dict.fromkeys(names, _Sums(names[0], chosen[names[0]]))
+        self._modules = {layer.module: self._sums[name] for name, layer in chosen.items()}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         if base is not None:
             _give_base(base, sharing.values(), self._sums)
@@ -171,7 +171,7 @@ class _Sums:
 
 def _linear_layers(model: nn.Module) -> dict[str, _Layer]:
     """By the names of their weights, a layer that has several names under every one."""
-    found = {}
+    layers = {}
     for name, module in model.named_modules(remove_duplicate=False):
         # transformers is no dependency, so its layer is known by name; it keeps its weight as (in, out).
         conv1d = any(kind.__name__ == "Conv1D" for kind in type(module).__mro__)
@@ -179,20 +179,20 @@ def _linear_layers(model: nn.Module) -> dict[str, _Layer]:
             continue
         weight = module.weight
         if isinstance(weight, torch.Tensor) and weight.dim() == 2:
-            found[f"{name}.weight".removeprefix(".")] = _Layer(module, weight, 0 if conv1d else 1)
-    return found
+            layers[f"{name}.weight".removeprefix(".")] = _Layer(module, weight, 0 if conv1d else 1)
+    return layers
 
 
-def _chosen(found: dict[str, _Layer], layers: object) -> dict[str, _Layer]:
-    if not found:
+def _chosen(known: dict[str, _Layer], layers: object) -> dict[str, _Layer]:
+    if not known:
         raise ValueError("[Calibrator] model must have a Linear or Conv1D layer, got none")
     patterns = ["*"] if layers is None else check.sequence("Calibrator", "layers", layers)
     for pattern in patterns:
-        if not fnmatch.filter(found, pattern):
+        if not fnmatch.filter(known, pattern):
             raise ValueError(f"[Calibrator] layers must match the model's layers, got {pattern!r}")
     return {
         name: layer
-        for name, layer in found.items()
+        for name, layer in known.items()
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     }
 

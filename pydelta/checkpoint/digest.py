@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from pydelta.checkpoint.reader import Checkpoint
 
 _CHUNK = 1 << 20
+"""Bytes that are hashed at a time: it bounds the buffer."""
 _SAMPLES, _SAMPLE = 16, 4096
+"""A sampled digest reads so many places of so many bytes each."""
 
 
 def tensor_digest(checkpoint: Checkpoint, name: str, *, sampled: bool = False) -> str:

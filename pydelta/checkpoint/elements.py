@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 _PART = 1 << 16
+"""Elements that are looked at together: it bounds the memory of indices."""
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -27,11 +28,11 @@ def take(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     words = bits(x.contiguous())
     if x.device.type != "cpu":
         return words[mask].view(x.dtype)
-    found, end = torch.empty(count(mask), dtype=words.dtype), 0
+    taken, end = torch.empty(count(mask), dtype=words.dtype), 0
     for part, places in _places(mask):
         begin, end = end, end + len(places)
-        np.take(words.numpy()[part], places, out=found.numpy()[begin:end], mode="clip")
-    return found.view(x.dtype)
+        np.take(words.numpy()[part], places, out=taken.numpy()[begin:end], mode="clip")
+    return taken.view(x.dtype)
 
 
 def put(x: torch.Tensor, mask: torch.Tensor, values: torch.Tensor) -> None:

@@ -7,9 +7,11 @@ A file is an unsigned 64-bit length, little-endian, that many bytes of JSON, and
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,55 +20,90 @@ from typing import Any, BinaryIO
 MAX_HEADER = 100_000_000
 """The format's own limit, in bytes."""
 
-ITEMSIZE = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "U16": 2,
-    "I16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "U32": 4,
-    "I32": 4,
-    "F32": 4,
-    "U64": 8,
-    "I64": 8,
-    "F64": 8,
-}
-"""The dtypes that pydelta reads, by the format's names."""
 
+class Itemsizes(dict[str, int]):
+    """Dtype -> bytes of an element; one byte for the dtypes that are carried as bytes."""
+
+    def __missing__(self, dtype: str) -> int:
+        return 1
+
+
+ITEMSIZE = Itemsizes(
+    {
+        "BOOL": 1,
+        "U8": 1,
+        "I8": 1,
+        "F8_E4M3": 1,
+        "F8_E5M2": 1,
+        "F8_E8M0": 1,
+        "F8_E4M3FNUZ": 1,
+        "F8_E5M2FNUZ": 1,
+        "U16": 2,
+        "I16": 2,
+        "F16": 2,
+        "BF16": 2,
+        "U32": 4,
+        "I32": 4,
+        "F32": 4,
+        "U64": 8,
+        "I64": 8,
+        "F64": 8,
+        "C64": 8,
+    }
+)
+"""The dtypes whose elements pydelta reads, by the format's names; any other is carried as bytes."""
+
+_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+"""Dtypes whose elements share bytes."""
+
+_DTYPE = re.compile(r"[A-Z][A-Z0-9_]{0,31}", re.ASCII)
+
+_FIELDS = {"dtype", "shape", "data_offsets"}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor of a file.
 
     Attributes:
-        name, dtype, shape: as the header has them; dtype is one of ``ITEMSIZE``.
+        name, dtype, shape: as the header has them; F4, say, has a last axis of elements, two to a byte.
         offset: where its bytes begin, counted from the beginning of the file.
+        size: its bytes, where the header alone says how many they are: the dtype is one that nobody knew yet.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     offset: int = 0
+    size: int = 0
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * ITEMSIZE[self.dtype]
+        if self.dtype in ITEMSIZE:
+            return math.prod(self.shape) * ITEMSIZE[self.dtype]
+        return math.prod(self.shape) * _BITS[self.dtype] // 8 if self.dtype in _BITS else self.size
+
+    @property
+    def as_read(self) -> tuple[int, ...]:
+        """The shape in memory: that of the header, or (nbytes,) where the dtype is carried as bytes."""
+        return self.shape if self.dtype in ITEMSIZE else (self.nbytes,)
 
 
 class Held:
-    """An open file, closed when nobody needs it any more."""
+    """An open file, closed when nobody needs it any more.
+
+    Raises:
+        OSError: the process may open no more files.
+    """
 
     def __init__(self, file: int) -> None:
+        self.file = -1  # what __del__ meets when dup fails
         self.file = os.dup(file)
 
     def __del__(self) -> None:
-        os.close(self.file)
+        if self.file >= 0:
+            os.close(self.file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,18 +173,36 @@ def read_header(path: Path, *, hold: bool = False) -> Header:
         seen = stamp(file.fileno())
         text = _json_bytes(path, file, size := seen[2])
         held = Held(file.fileno()) if hold else None
+    with _no_collection():
+        return Header(path, *_parse(path, text, size), seen, held)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """A header makes up to 100,000 small objects, none of them garbage: looking for some doubles the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _parse(path: Path, text: bytes, size: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Tensors, in the order of their bytes, and metadata of a file of ``size`` bytes."""
     try:
         parsed = parse_json(text)
     except ValueError as error:
         raise ValueError(f"{path}: the header is not sound JSON ({error})") from None
     if not isinstance(parsed, dict):
         raise ValueError(f"{path}: the header must be a JSON object, got {type(parsed).__name__}")
-    metadata = parsed.pop("__metadata__", {})
+    metadata = parsed.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError(f"{path}: __metadata__ must map text to text")
     tensors = [_tensor(path, name, entry, 8 + len(text)) for name, entry in parsed.items()]
     _check_contiguous(path, tensors, 8 + len(text), size)
-    return Header(path, {info.name: info for info, _ in tensors}, metadata, seen, held)
+    return {info.name: info for info in tensors}, metadata
 
 
 def write_header(tensors: Iterable[TensorInfo], metadata: dict[str, str]) -> tuple[bytes, list[TensorInfo]]:
@@ -187,12 +242,12 @@ def parse_json(text: bytes) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{twice!r} stands there twice")
-    return found
+    return entries
 
 
 def _json_bytes(path: Path, file: BinaryIO, size: int) -> bytes:
@@ -219,37 +274,40 @@ def pickle_error(path: Path) -> ValueError:
     )
 
 
-def _tensor(path: Path, name: str, entry: Any, begin: int) -> tuple[TensorInfo, int]:
-    """One entry of the header, and where its bytes end."""
-    where = f"{path}: tensor {name!r}"
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"{where} must have dtype, shape and data_offsets alone")
+def _tensor(path: Path, name: str, entry: Any, begin: int) -> TensorInfo:
+    """One entry of the header."""
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
+        raise ValueError(f"{path}: tensor {name!r} must have dtype, shape and data_offsets alone")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in ITEMSIZE:
-        raise ValueError(f"{where} has dtype {dtype!r}, which pydelta does not know")
+    if not isinstance(dtype, str) or not (dtype in ITEMSIZE or _DTYPE.fullmatch(dtype)):
+        raise ValueError(f"{path}: tensor {name!r} has dtype {dtype!r}, which is no name of a dtype")
     if not _naturals(shape):
-        raise ValueError(f"{where} has shape {shape!r}, which is not a list of sizes")
+        raise ValueError(f"{path}: tensor {name!r} has shape {shape!r}, which is not a list of sizes")
     if not _naturals(offsets) or len(offsets) != 2:
-        raise ValueError(f"{where} has data_offsets {offsets!r}, which are not two positions")
-    info = TensorInfo(name, dtype, tuple(shape), begin + offsets[0])
-    if offsets[1] - offsets[0] != info.nbytes:
-        raise ValueError(f"{where} takes {info.nbytes} bytes by shape and dtype, got data_offsets {offsets}")
-    return info, begin + offsets[1]
+        raise ValueError(f"{path}: tensor {name!r} has data_offsets {offsets!r}, which are not two positions")
+    start, end = offsets
+    info = TensorInfo(name, dtype, tuple(shape), begin + start, end - start)
+    size = info.nbytes
+    if end < start or end - start != size or math.prod(shape) * _BITS.get(dtype, 8) % 8:
+        raise ValueError(
+            f"{path}: tensor {name!r} takes {size} bytes by shape and dtype, got data_offsets {offsets}"
+        )
+    return info
 
 
 def _naturals(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
-def _check_contiguous(path: Path, tensors: list[tuple[TensorInfo, int]], begin: int, size: int) -> None:
+def _check_contiguous(path: Path, tensors: list[TensorInfo], begin: int, size: int) -> None:
     end = begin
-    ordered = sorted(tensors, key=lambda pair: (pair[0].offset, pair[1]))
-    for info, stop in ordered:
+    tensors.sort(key=lambda info: (info.offset, info.nbytes))
+    for info in tensors:
         if info.offset != end:
             raise ValueError(f"{path}: tensor {info.name!r} must begin at byte {end}, got {info.offset}")
-        end = stop
+        end += info.nbytes
     if end > size:
-        cut = next(info.name for info, stop in ordered if stop > size)
+        cut = next(info.name for info in tensors if info.offset + info.nbytes > size)
         raise ValueError(f"{path}: truncated: the tensors end at byte {end}, the file at {size}, in {cut!r}")
     if end < size:
         raise ValueError(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydelta.checkpoint.header import TensorInfo
+from pydelta.checkpoint.header import ITEMSIZE, TensorInfo
 from pydelta.checkpoint.layout import layout_of, output
 from pydelta.checkpoint.reader import SINGLE, Checkpoint
 from pydelta.checkpoint.staging import check_output
@@ -24,7 +24,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         path: a Hugging Face folder (one file or shards) or one safetensors file.
 
     Returns:
-        name -> CPU tensor, with the file's dtypes and shapes.
+        name -> CPU tensor, with the file's dtypes and shapes; (nbytes,) uint8 where torch lacks the dtype.
 
     Raises:
         OSError: a file cannot be read.
@@ -94,11 +94,16 @@ def _arrange(
     infos: list[TensorInfo], like: Checkpoint, out: Path
 ) -> tuple[Shards, dict[str, dict[str, str]]]:
     """The layout of ``like`` with the dtypes and shapes of ``infos``."""
-    given = {info.name: info for info in infos}
-    if given.keys() != like.tensors.keys():
-        differ = ", ".join(sorted(given.keys() ^ like.tensors.keys()))
+    by_name = {info.name: info for info in infos}
+    if by_name.keys() != like.tensors.keys():
+        differ = ", ".join(sorted(by_name.keys() ^ like.tensors.keys()))
         raise ValueError(
             f"[save_checkpoint] tensors must have the names of {like.path}, they differ in {differ}"
         )
+    for info in like.tensors.values():
+        # What torch has no dtype for came from load_checkpoint as bytes.
+        held = by_name[info.name]
+        if info.dtype not in ITEMSIZE and (held.dtype, held.shape) == ("U8", info.as_read):
+            by_name[info.name] = info
     shards, heads = layout_of(like, out)
-    return {file: [given[info.name] for info in wanted] for file, wanted in shards.items()}, heads
+    return {file: [by_name[info.name] for info in wanted] for file, wanted in shards.items()}, heads

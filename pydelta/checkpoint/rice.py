@@ -60,9 +60,9 @@ def decode(code: Bytes, r: int, count: int, size: int) -> Mask:
     if code.size - split > ((size >> r) + count) // 8 + 8:
         raise ValueError(f"the code takes {code.size} bytes, more than {count} places among {size} can")
     unary = np.unpackbits(code[split:], bitorder="little")
-    found = int(np.count_nonzero(unary))
-    if found != count:
-        raise ValueError(f"the code has {found} places, but {count} values are there")
+    ones = int(np.count_nonzero(unary))
+    if ones != count:
+        raise ValueError(f"the code has {ones} places, but {count} values are there")
     last = unary.size - 1 - int(unary[::-1].argmax())
     if code.size != _rounded(split + last // 8 + 1):
         raise ValueError(f"the code must take {_rounded(split + last // 8 + 1)} bytes, got {code.size}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from pydelta.checkpoint.tensors import NAMES, TORCH, buffer
 from pydelta.checkpoint.writer import Writer
 
 _CHUNK = 1 << 22
+"""Elements that are copied at a time: it bounds the buffer."""
 
 
 class Spool:
@@ -34,9 +36,15 @@ class Spool:
         self.tensors: list[TensorInfo] = []
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
 
-    def add(self, name: str, x: torch.Tensor) -> None:
-        """Puts a contiguous CPU tensor aside."""
-        self.tensors.append(TensorInfo(name, NAMES[x.dtype], tuple(x.shape)))
+    def add(self, name: str, x: torch.Tensor, like: TensorInfo | None = None) -> None:
+        """Puts a contiguous CPU tensor aside.
+
+        Args:
+            like: has the dtype and shape that the file is to say, where they are not those of ``x``: a tensor
+                that is carried as bytes.
+        """
+        info = TensorInfo("", NAMES[x.dtype], tuple(x.shape)) if like is None else like
+        self.tensors.append(dataclasses.replace(info, name=name))
         self._file.write(buffer(x))
 
     def release(self, writer: Writer) -> None:

@@ -29,14 +29,14 @@ def check_output(path: Pathlike, *, force: bool, inputs: Sequence[Pathlike] = ()
             it is, holds or lies in an input.
     """
     out = Path(path)
-    place = Path(os.path.abspath(out)).parent
-    if not place.is_dir():
-        raise FileNotFoundError(f"{out}: its folder {place} does not exist")
+    parent = Path(os.path.abspath(out)).parent
+    if not parent.is_dir():
+        raise FileNotFoundError(f"{out}: its folder {parent} does not exist")
     here = Path(os.path.realpath(out))
-    for given in inputs:
-        there = Path(os.path.realpath(given))
+    for source in inputs:
+        there = Path(os.path.realpath(source))
         if here == there or here in there.parents or there in here.parents:
-            raise ValueError(f"{out}: the output must be apart from the input {given}")
+            raise ValueError(f"{out}: the output must be apart from the input {source}")
     if os.path.lexists(out):
         if not force:
             raise ValueError(f"{out}: already exists; --force (force=True) replaces it")

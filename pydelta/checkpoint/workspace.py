@@ -5,14 +5,23 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
-from pydelta.checkpoint.reader import Checkpoint
+from pydelta.checkpoint.header import Header
 from pydelta.core.check import compute_dtype
 
 PART_BYTES = 4 << 20
 """What the buffers of one part take together."""
+
+
+class Readable(Protocol):
+    """What a look for NaN needs of a checkpoint, or of a view of one."""
+
+    def tensor(self, name: str) -> torch.Tensor: ...
+
+    def home(self, name: str) -> Header: ...
 
 
 class Workspace(threading.local):
@@ -30,7 +39,7 @@ class Workspace(threading.local):
         return flat[:count].view(tuple(shape))
 
 
-def check_finite(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+def check_finite(checkpoint: Readable, name: str) -> torch.Tensor:
     """A floating tensor of a checkpoint.
 
     Raises:
@@ -42,7 +51,7 @@ def check_finite(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     return x
 
 
-def check_part(checkpoint: Checkpoint, name: str, part: torch.Tensor) -> None:
+def check_part(checkpoint: Readable, name: str, part: torch.Tensor) -> None:
     """Some elements of a floating tensor of a checkpoint.
 
     Raises:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 SYNC_BYTES = 128 << 20
+"""Bounds what is written and not yet on disk, and so the wait when a file is closed."""
 
 Shards = dict[str, list[TensorInfo]]
 """File name -> its tensors."""
@@ -55,7 +56,7 @@ class TensorFile:
         """Writes consecutive elements of one tensor; threads may write parts at the same time.
 
         Args:
-            part: a contiguous CPU tensor of the header's dtype.
+            part: a contiguous CPU tensor of the header's dtype; uint8 where that is carried as bytes.
             start: the index of its first element in the whole.
 
         Returns:
@@ -66,11 +67,11 @@ class TensorFile:
             ValueError: dtype or number of elements does not fit the header.
             OSError: the disk is full.
         """
-        from pydelta.checkpoint.tensors import NAMES, buffer, write_at
+        from pydelta.checkpoint.tensors import TORCH, buffer, write_at
 
         info, data = self._tensors[name], buffer(part)
         first = start * part.element_size()
-        if NAMES.get(part.dtype) != info.dtype or len(data) > min(info.nbytes - first, self._left[name]):
+        if part.dtype != TORCH[info.dtype] or len(data) > min(info.nbytes - first, self._left[name]):
             raise ValueError(f"{self.path}: tensor {name!r} must be {info.dtype} of shape {info.shape}")
         write_at(self._file, data, info.offset + first)
         with self._lock:
@@ -114,7 +115,7 @@ class Writer:
 
     def __init__(self, folder: Path, shards: Shards, metadata: Mapping[str, dict[str, str]]) -> None:
         self._folder, self._metadata = folder, metadata
-        self._home = {info.name: file for file, tensors in shards.items() for info in tensors}
+        self._file_of = {info.name: file for file, tensors in shards.items() for info in tensors}
         self._unopened = dict(shards)
         self._open: dict[str, TensorFile] = {}
         self._unsynced = 0
@@ -124,16 +125,16 @@ class Writer:
 
     def write(self, name: str, part: torch.Tensor, start: int = 0) -> int:
         """As :meth:`TensorFile.write`."""
-        home = self._home[name]
+        file_name = self._file_of[name]
         with self._lock:
-            if home in self._unopened:
-                self._start(home)
-            file = self._open[home]
+            if file_name in self._unopened:
+                self._start(file_name)
+            file = self._open[file_name]
         written = file.write(name, part, start)
         with self._lock:
             self._unsynced += written
-            if file.done and home in self._open:
-                self._syncs.append(self._background.submit(self._open.pop(home).close))
+            if file.done and file_name in self._open:
+                self._syncs.append(self._background.submit(self._open.pop(file_name).close))
             elif self._unsynced >= SYNC_BYTES:
                 self._syncs.append(self._background.submit(file.sync))
                 self._unsynced = 0

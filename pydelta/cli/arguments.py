@@ -7,10 +7,12 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydelta.checkpoint.locate import name_of
 from pydelta.core.mask_names import DROP_LARGE, MASKS
 
 if TYPE_CHECKING:
@@ -45,11 +47,10 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def split_model(text: str) -> tuple[str, str]:
-    """(name, path) of ``NAME=PATH``, or of ``PATH`` alone."""
+    """(name, path) of ``NAME=PATH``, or of ``PATH`` alone: what exists is a path, whatever is in it."""
     name, equals, path = text.partition("=")
-    if equals:
-        return name, path
-    return Path(text).name or Path(text).resolve().name, text
+    alone = os.path.exists(text) or ("/" in name and not os.path.exists(path))
+    return (name, path) if equals and not alone else (name_of(text), text)
 
 
 def number(text: str) -> float:
@@ -99,11 +100,13 @@ def add_store_flags(parser: argparse.ArgumentParser) -> None:
 
 def report(store: Superposition, args: argparse.Namespace) -> None:
     """Prints what a store has become."""
-    found = store.describe()
+    summary = store.describe()
+    if not args.quiet:
+        report_departures(summary)
     if args.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(summary, indent=1))
     elif not args.quiet:
-        print(f"{store.path}: {len(store.models)} models in {found['bytes']:,} bytes")
+        print(f"{store.path}: {len(store.models)} models in {summary['bytes']:,} bytes")
 
 
 def add_calibration_flag(parser: argparse.ArgumentParser) -> None:
@@ -120,17 +123,43 @@ def add_calibration_flag(parser: argparse.ArgumentParser) -> None:
 def calibration_files(args: argparse.Namespace, models: Iterable[str]) -> dict[str, str]:
     """Model -> file; leaves with a sentence where the flag is used wrongly."""
     names = list(models)
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for text in args.calibrations:
         name, _, path = text.partition("=")
         if not name or not path:
             args.fail(f"--calibration must be NAME=FILE, got {text!r}")
-        if name in found:
+        if name in files:
             args.fail(f"--calibration must be given once for each model, got {name!r} twice")
         if name not in names:
             args.fail(f"--calibration must be of the models {', '.join(names)}, got {name!r}")
-        found[name] = path
-    return found
+        files[name] = path
+    return files
+
+
+def add_missing_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-missing",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="tensors of the base that a model may lack; repeat for more",
+    )
+
+
+def add_out_dtype_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out-dtype",
+        choices=("base", "model"),
+        default="base",
+        help="floating dtypes of the result, where the model's are others; default: %(default)s",
+    )
+
+
+def report_departures(found: dict[str, Any]) -> None:
+    """Says on stderr what models of a store have otherwise than their base."""
+    for name, model in found["models"].items():
+        if model["departs"]:
+            print(f"{name}: {model['departs']}", file=sys.stderr)
 
 
 def add_merge_flags(parser: argparse.ArgumentParser) -> None:
@@ -148,11 +177,33 @@ def add_merge_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="tensors that a model may lack or have alone; repeat for more",
     )
+    add_axis_flag(parser)
     parser.add_argument("--threads", type=count, metavar="N", help="default: all cores")
     parser.add_argument("--device", default="cpu", metavar="D", help="default: %(default)s")
     parser.add_argument(
         "--max-shard-size", type=size, metavar="S", help="such as 5GB; default: the shards of the base"
     )
+
+
+def add_axis_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input-dims",
+        type=axis,
+        action="append",
+        default=[],
+        metavar="PATTERN=AXIS",
+        help="the input axis of the tensors of that shell pattern, where it is not the last; repeat for more",
+    )
+
+
+def axis(text: str) -> tuple[str, int]:
+    pattern, equals, number = text.rpartition("=")
+    try:
+        if pattern and equals:
+            return pattern, int(number)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"must be PATTERN=AXIS with a whole number, got {text}")
 
 
 def set_threads(threads: int | None) -> None:
@@ -178,7 +229,7 @@ def count(text: str) -> int:
 
 
 def size(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
-    if found is None or found[2].upper() not in _UNITS or float(found[1]) <= 0:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
+    if match is None or match[2].upper() not in _UNITS or float(match[1]) <= 0:
         raise argparse.ArgumentTypeError(f"must be a size such as 5GB or 500MiB, got {text}")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return int(float(match[1]) * _UNITS[match[2].upper()])

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             args.fail(f"{flag} goes with {rule}")
     from pydelta.deltafile import describe, diff
 
-    given = {
+    options = {
         name: getattr(args, name)
         for name in ("bits", "drop_large", "group", "seed", "transform")
         if getattr(args, name) is not None
@@ -66,15 +66,15 @@ def run(args: argparse.Namespace) -> int:
         name=args.name,
         force=args.force,
         progress=not args.quiet,
-        **given,
+        **options,
     )
-    found = describe(path)
+    summary = describe(path)
     if args.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(summary, indent=1))
     elif not args.quiet:
-        rules = [tensor["rule"] for tensor in found["tensors"]]
+        rules = [tensor["rule"] for tensor in summary["tensors"]]
         counts = ", ".join(f"{rules.count(rule)} {rule}" for rule in sorted(set(rules)))
-        print(f"{path}: {found['bytes']:,} bytes; tensors: {counts}")
+        print(f"{path}: {summary['bytes']:,} bytes; tensors: {counts}")
     return 0
 
 

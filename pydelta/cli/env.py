@@ -21,12 +21,12 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    found = environment()
+    facts = environment()
     if args.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(facts, indent=1))
         return 0
-    width = max(map(len, found))
-    for name, value in found.items():
+    width = max(map(len, facts))
+    for name, value in facts.items():
         print(f"{name.replace('_', ' ').ljust(width)}  {_text(value)}")
     return 0
 

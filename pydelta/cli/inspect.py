@@ -42,25 +42,25 @@ def run(args: argparse.Namespace) -> int:
     if args.measure != bool(args.models):
         args.fail("--measure needs the models to measure, --model NAME=PATH, and they need it")
     if (path / "store.json").is_file():
-        found = _store(path, args)
+        summary = _store(path, args)
     elif args.measure:
         args.fail(f"--measure is of stores, got {path}")
     else:
-        found = _files(path)
+        summary = _files(path)
     if args.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(summary, indent=1))
     else:
-        print("\n".join(_lines(found)))
+        print("\n".join(_lines(summary)))
     return 0
 
 
 def _store(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     store = Superposition.open(path)
-    found = store.describe()
+    summary = store.describe()
     for name, tuned in map(split_model, args.models):
         measured = store.measure(name, tuned, base=args.base)
-        found["models"][name] |= {"measured_error": measured.pop(""), "measured_tensors": measured}
-    return found
+        summary["models"][name] |= {"measured_error": measured.pop(""), "measured_tensors": measured}
+    return summary
 
 
 def _files(path: Path) -> dict[str, Any]:
@@ -90,36 +90,44 @@ def _files(path: Path) -> dict[str, Any]:
     }
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    head = f"{found['path']}: {found['kind']}, {len(found['tensors'])} tensors, {found['bytes']:,} bytes"
-    if found["kind"] == "checkpoint":
-        return [head, *_table(found["tensors"], ("name", "dtype", "shape", "bytes"))]
-    if found["kind"] == "delta":
+def _lines(summary: dict[str, Any]) -> list[str]:
+    head = (
+        f"{summary['path']}: {summary['kind']}, {len(summary['tensors'])} tensors, {summary['bytes']:,} bytes"
+    )
+    if summary["kind"] == "checkpoint":
+        return [head, *_table(summary["tensors"], ("name", "dtype", "shape", "bytes"))]
+    if summary["kind"] == "delta":
         masked = ("model", "mask", "keep", "drop_large", "factor", "seed")
-        given = ("model", "bits", "group", "transform", "seed") if "bits" in found else masked
-        listed = ", ".join(f"{name} {found[name]}" for name in given)
-        return [head, listed, "", *_table(found["tensors"], ("name", "rule", "dtype", "shape", "bytes"))]
-    return [head, *_store_lines(found)]
+        settings = ("model", "bits", "group", "transform", "seed") if "bits" in summary else masked
+        listed = ", ".join(f"{name} {summary[name]}" for name in settings)
+        return [head, listed, "", *_table(summary["tensors"], ("name", "rule", "dtype", "shape", "bytes"))]
+    return [head, *_store_lines(summary)]
 
 
-def _store_lines(found: dict[str, Any]) -> list[str]:
-    form = ("bits", "group", "room") if found["bits"] else ("exact", "room") if found["exact"] else ("dtype",)
-    masked = [name for name in ("mask", "keep", "drop_large") if found[name] is not None]
-    masked += ["residual"] if found["residual"] else []
+def _store_lines(summary: dict[str, Any]) -> list[str]:
+    form = (
+        ("bits", "group", "room")
+        if summary["bits"]
+        else ("exact", "room")
+        if summary["exact"]
+        else ("dtype",)
+    )
+    masked = [name for name in ("mask", "keep", "drop_large") if summary[name] is not None]
+    masked += ["residual"] if summary["residual"] else []
     settings = ("transform", "shuffle_layers", "seed", "lam", *form, *masked)
-    measured = {name: model for name, model in found["models"].items() if "measured_error" in model}
+    measured = {name: model for name, model in summary["models"].items() if "measured_error" in model}
     rows = [
         {"measured_error": "", "model": name, **model, "calibrated": model["calibrated"] or 1.0}
-        for name, model in found["models"].items()
+        for name, model in summary["models"].items()
     ]
     columns = ["bucket", "weight", "norm", "expected_error", "expected_cosine"]
     columns[4:4] = ["measured_error"] if measured else []
-    columns += ["calibrated"] if any(model["calibrated"] for model in found["models"].values()) else []
-    tensors = [{**row, **_errors(found["models"], measured, row["name"])} for row in found["tensors"]]
-    sizes = [{"bytes of": name.replace("_", " "), "": round(n)} for name, n in found["sizes"].items() if n]
+    columns += ["calibrated"] if any(model["calibrated"] for model in summary["models"].values()) else []
+    tensors = [{**row, **_errors(summary["models"], measured, row["name"])} for row in summary["tensors"]]
+    sizes = [{"bytes of": name.replace("_", " "), "": round(n)} for name, n in summary["sizes"].items() if n]
     return [
-        ", ".join(f"{name} {found[name]}" for name in settings),
-        f"base {found['base']['path']}",
+        ", ".join(f"{name} {summary[name]}" for name in settings),
+        f"base {summary['base']['path']}",
         "",
         *_table(sizes, ("bytes of", "")),
         "",
@@ -137,10 +145,10 @@ def _errors(models: dict[str, Any], measured: dict[str, Any], tensor: str) -> di
             for name, model in measured.items()
             for kind, column in (("expected", "tensors"), ("measured", "measured_tensors"))
         }
-    found = [model["tensors"][tensor] for model in models.values() if tensor in model["tensors"]]
-    if not found:
+    errors = [model["tensors"][tensor] for model in models.values() if tensor in model["tensors"]]
+    if not errors:
         return {"expected error": ""}
-    low, high = (_cell(pick(found, key=_size)) for pick in (min, max))
+    low, high = (_cell(pick(errors, key=_size)) for pick in (min, max))
     return {"expected error": low if low == high else f"{low} to {high}"}
 
 

@@ -7,30 +7,15 @@ output has gone.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pydelta.cli import (
-    add,
-    compress,
-    demo,
-    diff,
-    env,
-    export,
-    inspect,
-    list,
-    merge,
-    patch,
-    prune,
-    remove,
-    retrieve,
-    seal,
-    similarity,
-    vera,
-    verify,
-)
+from pydelta.cli import demo, diff, env, inspect, merge, patch, prune, similarity, vera
+from pydelta.cli.stores import add, compress, export, list, remove, retrieve, seal, verify
 from pydelta.core.version import __version__
 
 STORES = (compress, retrieve, add, remove, seal, export, list, verify)
@@ -59,12 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: bad usage (2), ``--help`` and ``--version`` (0).
     """
-    given, rest = parser().parse_known_args(argv)
-    if rest and given.command != "demo":
-        Parser(prog=f"pydelta {given.command}").error(f"unrecognized arguments: {' '.join(rest)}")
-    given.rest = rest
+    args, rest = parser().parse_known_args(argv)
+    if rest and args.command != "demo":
+        Parser(prog=f"pydelta {args.command}").error(f"unrecognized arguments: {' '.join(rest)}")
+    args.rest = rest
     try:
-        status: int = given.run(given)
+        with warnings.catch_warnings():
+            warnings.showwarning = functools.partial(_say, args)
+            status: int = args.run(args)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -72,11 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        return _fail(given.command, "interrupted", 130)
+        return _fail(args.command, "interrupted", 130)
     except MemoryError:
-        return _fail(given.command, "out of memory", 1)
+        return _fail(args.command, "out of memory", 1)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        return _fail(given.command, _sentence(error), 1)
+        return _fail(args.command, _sentence(error), 1)
+
+
+def _say(args: argparse.Namespace, message: Warning | str, *_: object) -> None:
+    """A warning in one line, where the command is to print more than errors."""
+    if not getattr(args, "quiet", False):
+        print(f"pydelta {args.command}: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(command: str, message: str, status: int) -> int:

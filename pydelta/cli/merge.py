@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     recipe = read_recipe(args.recipe)
     if args.seeds > 1 and recipe.method is not None and not recipe.method.random:
         args.fail(f"--seeds must be 1 for {recipe.method.name}, which has no random masks")
-    job = check_merge(recipe, Mismatches(args.vocabulary, tuple(args.allow_missing), {}, args.mergekit))
+    axes = dict(args.input_dims)
+    job = check_merge(recipe, Mismatches(args.vocabulary, tuple(args.allow_missing), axes, args.mergekit))
     if args.check:
         for path in out_paths(args.out, args.seed, args.seeds).values() if args.out else ():
             try:
@@ -90,17 +91,17 @@ def run(args: argparse.Namespace) -> int:
 
 def report(job: CheckedMerge, args: argparse.Namespace) -> int:
     """What ``--check`` prints."""
-    found: dict[str, Any] = {"problems": job.problems}
+    summary: dict[str, Any] = {"problems": job.problems}
     if not job.problems:
-        found |= {"tensors": len(job.items), **job.estimate(args.seeds, args.threads)}
+        summary |= {"tensors": len(job.items), **job.estimate(args.seeds, args.threads)}
     if args.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(summary, indent=1))
     elif job.problems:
         print("\n".join(job.problems))
     elif not args.quiet:
         print(
-            f"no problems: {found['tensors']} tensors, {found['read_bytes']:,} bytes to read, "
-            f"{found['written_bytes']:,} to write, {found['memory_bytes']:,} of memory, "
-            f"about {found['seconds']:.0f} s"
+            f"no problems: {summary['tensors']} tensors, {summary['read_bytes']:,} bytes to read, "
+            f"{summary['written_bytes']:,} to write, {summary['memory_bytes']:,} of memory, "
+            f"about {summary['seconds']:.0f} s"
         )
     return 1 if job.problems else 0

@@ -45,14 +45,14 @@ def run(args: argparse.Namespace) -> int:
         models[name] = path
     from pydelta.merging.similarity import draw, similarity
 
-    found = similarity(args.base, models, show=not args.quiet)
+    result = similarity(args.base, models, show=not args.quiet)
     if args.out:
-        draw(found, Path(args.out))
+        draw(result, Path(args.out))
     if args.json:
-        print(json.dumps(_plain(dataclasses.asdict(found)), indent=1))
+        print(json.dumps(_plain(dataclasses.asdict(result)), indent=1))
     else:
-        lines = [*_matrix("all tensors", found, found.overall), "", *_groups(found), ""]
-        lines += [*_matrix("sign conflicts", found, found.conflicts), "", *_interference(found)]
+        lines = [*_matrix("all tensors", result, result.overall), "", *_groups(result), ""]
+        lines += [*_matrix("sign conflicts", result, result.conflicts), "", *_interference(result)]
         print("\n".join(lines))
     return 0
 
@@ -66,28 +66,28 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _matrix(title: str, found: Similarity, values: list[list[float]]) -> list[str]:
+def _matrix(title: str, result: Similarity, values: list[list[float]]) -> list[str]:
     rows = [[f"{value:.3f}" for value in row] for row in values]
     return _table(
-        [[title, *found.models], *([name, *row] for name, row in zip(found.models, rows, strict=True))]
+        [[title, *result.models], *([name, *row] for name, row in zip(result.models, rows, strict=True))]
     )
 
 
-def _interference(found: Similarity) -> list[str]:
+def _interference(result: Similarity) -> list[str]:
     """The others' share in what is left of each delta: squared error over its own square."""
-    rows = zip(found.models, found.merged, found.superposed, strict=True)
+    rows = zip(result.models, result.merged, result.superposed, strict=True)
     lines = [[name, f"{merged:.3g}", f"{superposed:.3g}"] for name, merged, superposed in rows]
     return _table([["expected squared error", "merged", "superposed"], *lines])
 
 
-def _groups(found: Similarity) -> list[str]:
-    pairs = list(itertools.combinations(range(len(found.models)), 2))
+def _groups(result: Similarity) -> list[str]:
+    pairs = list(itertools.combinations(range(len(result.models)), 2))
     few = len(pairs) <= _PAIRS
     heads = (
-        [f"{found.models[i]}, {found.models[j]}" for i, j in pairs] if few else ["mean", "least", "largest"]
+        [f"{result.models[i]}, {result.models[j]}" for i, j in pairs] if few else ["mean", "least", "largest"]
     )
     lines = [["tensors", *heads]]
-    for group, cosines in found.groups.items():
+    for group, cosines in result.groups.items():
         values = [cosines[i][j] for i, j in pairs]
         shown = values if few else [math.fsum(values) / len(values), min(values), max(values)]
         lines.append([group, *(f"{value:.3f}" for value in shown)])

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from pydelta.core import codes
 from pydelta.core.random import Key
 
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-TRANSFORMS = ("none", "sign", "hadamard")
+FLOATS = tuple(getattr(torch, name) for name in codes.DTYPES)
+TRANSFORMS = tuple(codes.TRANSFORMS)
 MAX_DEFAULT_BLOCK = 32768
+"""The longest block that every backend can transform."""
 MAX_BLOCK = 1 << 24
 _LARGEST = sys.float_info.max
 

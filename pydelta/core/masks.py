@@ -188,7 +188,7 @@ class MagnitudeThreshold:
 Mask = RandomMask | MagnitudeMask | BandMask | WandaMask | DellaMask | MagnitudeThreshold
 """What may stand in ``masks=``; None there keeps everything."""
 
-Ready = RandomMask | DellaMask | MagnitudeThreshold
+KernelMask = RandomMask | DellaMask | MagnitudeThreshold
 """What kernels read: masks by magnitude have become cuts."""
 
 

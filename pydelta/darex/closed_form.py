@@ -79,9 +79,9 @@ def least_squares_q(
     """
     p = 1 - _check_keep("least_squares_q", keep)
     if (column_norm is None) != (output_norm2 is None):
-        given = "output_norm2" if column_norm is None else "column_norm"
+        stated = "output_norm2" if column_norm is None else "column_norm"
         raise ValueError(
-            f"[least_squares_q] column_norm and output_norm2 must come together, got {given} alone"
+            f"[least_squares_q] column_norm and output_norm2 must come together, got {stated} alone"
         )
     sums, squares = _row_sums("least_squares_q", delta, "column_norm", column_norm)
     spread = float(squares.sum())

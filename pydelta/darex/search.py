@@ -14,11 +14,12 @@ Evaluate = Callable[[float], float]
 Tried = tuple[tuple[float, float], ...]
 
 _FINER = 10
+"""Each round of the search has a step that is so many times shorter."""
 
 
 @dataclasses.dataclass(frozen=True)
 class QSearch:
-    """What :func:`search_q` found: the best q, its score, and every (q, score) in the order of the search."""
+    """What :func:`search_q` gives: the best q, its score, and every (q, score) in the order of the search."""
 
     q: float
     score: float
@@ -27,7 +28,7 @@ class QSearch:
 
 @dataclasses.dataclass(frozen=True)
 class EtaSearch:
-    """What :func:`search_eta` found: the best eta, its score, and every (eta, score) in their order."""
+    """What :func:`search_eta` gives: the best eta, its score, and every (eta, score) in their order."""
 
     eta: float
     score: float
@@ -149,16 +150,16 @@ def _search(
         if count < least:
             raise ValueError(f"[{op}] {name} must be at least {least}, got {count}")
     tried: list[tuple[float, float]] = []
-    best: tuple[float, float, float] | None = None  # place, value, score
+    best: tuple[float, float, float] | None = None  # position, value, score
 
-    def better(place: float) -> bool:
+    def better(position: float) -> bool:
         nonlocal best
-        value = value_at(place)
+        value = value_at(position)
         score = float(evaluate(value))
         tried.append((value, score))
         if math.isnan(score) or (best is not None and score <= best[2]):
             return False
-        best = place, value, score
+        best = position, value, score
         return True
 
     low, high = ends
@@ -173,8 +174,8 @@ def _search(
         for direction in (step, -step):
             misses = 0
             for i in range(1, _FINER):
-                place = centre + i * direction
-                if misses == patience or not low <= place <= high:
+                position = centre + i * direction
+                if misses == patience or not low <= position <= high:
                     break
-                misses = 0 if better(place) else misses + 1
+                misses = 0 if better(position) else misses + 1
     return best[1:], tuple(tried)

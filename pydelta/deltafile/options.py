@@ -41,8 +41,8 @@ class Options:
         check.flag("diff", "lossless", self.lossless)
         check.choice("diff", "mask", self.mask, MASKS)
         if (self.keep is not None) + self.lossless + (self.bits is not None) != 1:
-            given = f"keep={self.keep}, lossless={self.lossless}, bits={self.bits}"
-            raise ValueError(f"[diff] exactly one of keep, lossless and bits must be given, got {given}")
+            got = f"keep={self.keep}, lossless={self.lossless}, bits={self.bits}"
+            raise ValueError(f"[diff] exactly one of keep, lossless and bits must be given, got {got}")
         self._check_codes()
         for field in ("keep", "drop_large") if self.keep is not None else ("drop_large",):
             object.__setattr__(self, field, check.fraction("diff", field, getattr(self, field)))

@@ -104,18 +104,20 @@ class DeltaFile:
         rule, size = self.manifest.rules[name], math.prod(self.tensors[name].shape)
         if rule.rule in (WHOLE, QUANTIZED):
             return torch.ones(size, dtype=torch.bool, device=device)
-        (given,) = self._file.shape(stored_name("values", name))
+        (stored,) = self._file.shape(stored_name("values", name))
         if rule.rule == CODED:
             code = self._file.tensor(stored_name("places", name)).numpy()
             try:
-                return torch.from_numpy(rice.decode(code, rule.rice or 0, given, size)).to(device)
+                return torch.from_numpy(rice.decode(code, rule.rice or 0, stored, size)).to(device)
             except ValueError as error:
                 raise ValueError(f"{self.path}: tensor {name!r}: {error}") from None
         mask = self.manifest.mask_of(name)
         assert isinstance(mask, RandomMask)  # the header was checked
         kept = random_mask(mask, size, device)
-        found = count(kept)
-        self._require(name, found == given, f"its mask keeps {found} elements, but {given} values are there")
+        chosen = count(kept)
+        self._require(
+            name, chosen == stored, f"its mask keeps {chosen} elements, but {stored} values are there"
+        )
         return kept
 
     def alike(self, a: str, b: str) -> bool:
@@ -195,10 +197,10 @@ class DeltaFile:
         except ValueError as error:
             raise ValueError(f"{self.path}: tensor {name!r}: {error}") from None
         for stored, dtype, shape in zip(self._stored(name), ("U8", "BF16"), shapes, strict=True):
-            found = self._file.tensors[stored]
+            info = self._file.tensors[stored]
             rule = f"{stored!r} must be {dtype} of shape {list(shape)}"
-            got = f"got {found.dtype} of shape {list(found.shape)}"
-            require((found.dtype, found.shape) == (dtype, shape), f"{rule}, {got}")
+            got = f"got {info.dtype} of shape {list(info.shape)}"
+            require((info.dtype, info.shape) == (dtype, shape), f"{rule}, {got}")
 
     def _require(self, name: str, condition: bool, problem: str) -> None:
         if not condition:

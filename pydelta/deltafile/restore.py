@@ -10,11 +10,10 @@ import torch
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.digest import tensor_digest
 from pydelta.checkpoint.elements import put, take
-from pydelta.checkpoint.layout import layout_of, output
+from pydelta.checkpoint.layout import arranged, output
 from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.staging import Pathlike, check_output
 from pydelta.checkpoint.workers import Workers
-from pydelta.checkpoint.writer import Shards
 from pydelta.core.mask_names import RANDOM
 from pydelta.deltafile.codes import add_codes
 from pydelta.deltafile.manifest import BASE, QUANTIZED, WHOLE
@@ -27,7 +26,7 @@ def patch(base: Pathlike, file: Pathlike, out: Pathlike, *, force: bool, show: b
     target = check_output(out, force=force, inputs=[base, file])
     delta, origin = DeltaFile(file), Checkpoint(base)
     _check_base(delta, origin)
-    shards, metadata = _layout(delta, origin, target)
+    shards, metadata = arranged(origin, delta.tensors, target)
     with (
         output(target, shards, metadata, force=force, copy_from=origin.folder) as writer,
         progress("patch", sum(info.nbytes for info in delta.tensors.values()), show) as advance,
@@ -75,22 +74,10 @@ def _coded(delta: DeltaFile, name: str, x: torch.Tensor) -> torch.Tensor:
 
 def _check_base(delta: DeltaFile, base: Checkpoint) -> None:
     """Names, shapes and dtypes of the base; its bytes are compared later."""
-    found = {info.name: (info.dtype, info.shape) for info in base.tensors.values()}
+    present = {info.name: (info.dtype, info.shape) for info in base.tensors.values()}
     wanted = {name: (tensor.dtype, tensor.shape) for name, tensor in delta.manifest.base.items()}
-    differ = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
+    differ = sorted(n for n in present.keys() | wanted.keys() if present.get(n) != wanted.get(n))
     if differ:
         raise ValueError(
             f"{base.path}: not the base of {delta.path}: {', '.join(differ)} differ in name, shape or dtype"
         )
-
-
-def _layout(delta: DeltaFile, base: Checkpoint, out: Path) -> tuple[Shards, dict[str, dict[str, str]]]:
-    """The base's layout with the model's tensors; what the base lacks goes into the last file."""
-    shards, metadata = layout_of(base, out)
-    left = dict(delta.tensors)
-    found: Shards = {
-        file: [left.pop(info.name) for info in tensors if info.name in left]
-        for file, tensors in shards.items()
-    }
-    found[list(found)[-1]] += left.values()
-    return {file: tensors for file, tensors in found.items() if tensors}, metadata

@@ -34,8 +34,8 @@ def bytes_of(*paths: Path) -> int:
 
 def compress(models: Path, names: list[str], store: Path, flags: list[str], threads: int) -> None:
     """``pydelta compress`` of the folders ``models/<name>`` against ``models/base``."""
-    given = [f"--model={name}={models / name}" for name in names]
-    arguments = ["compress", f"--base={models / 'base'}", *given, "-o", str(store), *flags, "--quiet"]
+    model_flags = [f"--model={name}={models / name}" for name in names]
+    arguments = ["compress", f"--base={models / 'base'}", *model_flags, "-o", str(store), *flags, "--quiet"]
     _python("pydelta", arguments, salt="1", threads=threads)
 
 
@@ -45,8 +45,8 @@ def retrieve(folder: Path, stores: list[str], threads: int) -> dict[str, dict[st
     Returns:
         What :mod:`pydelta.demo.retrieve_all` reports: by store, median times.
     """
-    found = _python("pydelta.demo.retrieve_all", [str(folder), *stores], salt="2", threads=threads)
-    times: dict[str, dict[str, float]] = json.loads(found)
+    printed = _python("pydelta.demo.retrieve_all", [str(folder), *stores], salt="2", threads=threads)
+    times: dict[str, dict[str, float]] = json.loads(printed)
     return times
 
 

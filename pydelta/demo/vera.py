@@ -72,15 +72,15 @@ def run(folder: Path, recipe: Recipe, settings: Settings, *, seed: int, say: Say
         "recipe": dataclasses.asdict(recipe),
         "settings": dataclasses.asdict(settings),
         "lora_rank": lora_rank,
-        "methods": {name: found.kept() for name, found in methods.items()},
+        "methods": {name: trained.kept() for name, trained in methods.items()},
     }
     (folder / "demo.json").write_text(json.dumps(result, indent=2) + "\n")
     return result
 
 
-def _equal_lora(tasks: Tasks, settings: Settings, found: Trained) -> tuple[int, Trained]:
+def _equal_lora(tasks: Tasks, settings: Settings, trained: Trained) -> tuple[int, Trained]:
     """The LoRA of the lowest rank that is as accurate as VeRA, or of the highest that was tried."""
-    wanted = fmean(found.accuracy.values())
+    wanted = fmean(trained.accuracy.values())
     for rank in settings.lora_ranks:
         trained = tasks.lora(rank, settings.lora_rate)
         if fmean(trained.accuracy.values()) >= wanted:
@@ -126,7 +126,7 @@ class Tasks:
         write: Callable[[nn.Module, Path], int],
     ) -> Trained:
         """Every task by one method; time and bytes are means over the tasks."""
-        found, sizes, times = Trained(), [], []
+        trained, sizes, times = Trained(), [], []
         for view in data.VIEWS:
             self.say(f"{what}: {view}")
             network = Network(self.recipe.hidden)
@@ -135,11 +135,11 @@ class Tasks:
             start = time.perf_counter()
             train(adapted, *self.digits.train.view(view), self.recipe.batch, self.recipe.tune_epochs, rate)
             times.append(time.perf_counter() - start)
-            found.accuracy[view] = self._accuracy(adapted, view)
+            trained.accuracy[view] = self._accuracy(adapted, view)
             with tempfile.TemporaryDirectory() as folder:
                 sizes.append(write(adapted, Path(folder) / "adapter"))
-        found.bytes, found.seconds = round(fmean(sizes)), fmean(times)
-        return found
+        trained.bytes, trained.seconds = round(fmean(sizes)), fmean(times)
+        return trained
 
     def _accuracy(self, network: nn.Module, view: str) -> float:
         x, digits = self.digits.test.view(view)

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydelta.checkpoint.locate import name_of
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.merging.methods import METHODS
 from pydelta.merging.planning.items import VOCABULARIES, Mismatches
 from pydelta.merging.planning.job import check_merge
-from pydelta.merging.recipes.recipe import DTYPES, make_recipe, name_of
+from pydelta.merging.recipes.recipe import DTYPES, make_recipe
 from pydelta.merging.running.run import run_merge
 
 if TYPE_CHECKING:
@@ -59,8 +60,9 @@ def merge(
     della_linear (arXiv 2406.11617), breadcrumbs, breadcrumbs_ties (arXiv 2312.06795). None in a dial is the
     method's own default; a dial that the method does not have is an error. Sums run in the order of the
     models' names and a mask depends on seed, model and tensor alone, so the result depends neither on the
-    order of the models nor on threads, device or files. Integers, bools and empty tensors are the base's;
-    tied weights are merged once.
+    order of the models nor on threads, device or files. Integers, bools and empty tensors are the base's,
+    and so are positions (0, 1, 2 and on) of any dtype; integers that differ from the base's and quantised
+    weights are refused. Tied weights are merged once.
 
     Args:
         base: what the models were tuned from: a state dict, or the path of a checkpoint. None for linear.
@@ -100,16 +102,17 @@ def merge(
     Raises:
         TypeError: something is of the wrong kind.
         ValueError: an unknown method or dial, a value out of range, checkpoints that do not fit (all problems
-            in one sentence), NaN or Inf in a tensor, an existing ``out`` without ``force``.
+            in one sentence), quantised models, integers that differ, NaN or Inf in a tensor or in the result,
+            an existing ``out`` without ``force``.
         OSError: a file cannot be read or written.
     """
-    found = METHODS.get(method)
+    chosen = METHODS.get(method)
     named = _named(models)
     files = not any(isinstance(x, Mapping) for x in [base, *named.values()])
     if files != (out is not None):
         raise TypeError("[merge] out must be given for paths, and for paths alone")
-    if (base is not None) != found.needs_base:
-        rule = "be given" if found.needs_base else "be None, the models themselves are averaged,"
+    if (base is not None) != chosen.needs_base:
+        rule = "be given" if chosen.needs_base else "be None, the models themselves are averaged,"
         raise ValueError(f"[merge] base must {rule} for {method}, got {type(base).__name__}")
     if vocabulary not in VOCABULARIES:
         raise ValueError(f"[merge] vocabulary must be one of {', '.join(VOCABULARIES)}, got {vocabulary!r}")
@@ -129,7 +132,7 @@ def merge(
         "group": group,
         "dense_1d": dense_1d,
     }
-    recipe = make_recipe(found, base, named, dials, dtype)
+    recipe = make_recipe(chosen, base, named, dials, dtype)
     policy = Mismatches(vocabulary, tuple(allow_missing), dict(input_dims or {}), mergekit)
     if out is not None:
         job = check_merge(recipe, policy)

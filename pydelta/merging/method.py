@@ -27,15 +27,15 @@ def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
-        found = float(value)  # YAML reads 1e-3 as text
+        number = float(value)  # YAML reads 1e-3 as text
     except ValueError:
         return None
-    return found if math.isfinite(found) else None
+    return number if math.isfinite(number) else None
 
 
 def _fraction(value: object) -> float | None:
-    found = _number(value)
-    return found if found is not None and 0 <= found <= 1 else None
+    number = _number(value)
+    return number if number is not None and 0 <= number <= 1 else None
 
 
 def _flag(value: object) -> bool | None:
@@ -51,13 +51,13 @@ def _match(value: object) -> bool | str | None:
 
 
 def _q(value: object) -> float | str | None:
-    found = value if value in ("analytic", "mse") else _number(value)
-    return None if isinstance(found, float) and found <= 0 else found
+    number = value if value in ("analytic", "mse") else _number(value)
+    return None if isinstance(number, float) and number <= 0 else number
 
 
 def _positive(value: object) -> float | None:
-    found = _number(value)
-    return found if found is not None and found > 0 else None
+    number = _number(value)
+    return number if number is not None and number > 0 else None
 
 
 def _among(*choices: str) -> Callable[[object], str | None]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydelta.checkpoint.locate import name_of
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.merging.planning.items import VOCABULARIES, Mismatches, TensorPlan
 from pydelta.merging.planning.job import check_merge
 from pydelta.merging.pruning import PRUNINGS
-from pydelta.merging.recipes.recipe import make_recipe, name_of
+from pydelta.merging.recipes.recipe import make_recipe
 from pydelta.merging.running.run import run_merge
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def prune(
         TypeError, ValueError, OSError: as :func:`pydelta.merge`; wanda without a calibration, or with one of
             another model.
     """
-    found = PRUNINGS.get(method)
+    pruning = PRUNINGS.get(method)
     files = not (isinstance(base, Mapping) or isinstance(tuned, Mapping))
     if files != (out is not None):
         raise TypeError("[prune] out must be given for paths, and for paths alone")
@@ -86,7 +87,7 @@ def prune(
         "dense_1d": dense_1d,
     }
     called = name or (name_of(tuned) if files else "tuned")
-    recipe = make_recipe(found, base, {called: tuned}, dials, None)
+    recipe = make_recipe(pruning, base, {called: tuned}, dials, None)
     policy = Mismatches(vocabulary, tuple(allow_missing), dict(input_dims or {}))
     if out is None:
         from pydelta.merging.running.state_dicts import merge_states
@@ -110,11 +111,11 @@ def _unlike(items: Sequence[TensorPlan], calibration: Calibration | None) -> lis
     """Layers of a calibration that are not of these shapes."""
     if calibration is None:
         return []
-    found = []
+    problems = []
     for item in items:
         layer = calibration.layers.get(item.name)
         if layer is not None and item.terms and len(layer.column_norm) != item.shape[item.axis]:
-            found.append(
+            problems.append(
                 f"{item.name} has {item.shape[item.axis]} inputs, the calibration {len(layer.column_norm)}"
             )
-    return found
+    return problems

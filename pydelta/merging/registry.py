@@ -36,11 +36,11 @@ class Registry:
             raise ValueError(
                 f"[{self._op}] method must be one of {known}, got {name!r}{near(name, self.names)}"
             )
-        found: Method = importlib.import_module(f"{self._package}.{name}").METHOD
-        return found
+        method: Method = importlib.import_module(f"{self._package}.{name}").METHOD
+        return method
 
 
 def near(name: object, known: Sequence[str]) -> str:
     """``"; did you mean ...?"``, or nothing."""
-    found = difflib.get_close_matches(str(name), known, 1)
-    return f"; did you mean {found[0]}?" if found else ""
+    matches = difflib.get_close_matches(str(name), known, 1)
+    return f"; did you mean {matches[0]}?" if matches else ""

@@ -7,14 +7,15 @@ from types import ModuleType
 
 import torch
 
+from pydelta.core.codes import TRANSFORMS
 from pydelta.core.quantized import Quantized, group_size, tables
 from pydelta.core.random import Key
-from pydelta.native.call import DTYPES, TRANSFORMS, on, rows_of
+from pydelta.native.call import DTYPES, by_position, rows_of
 
 
 def quantize(ext: ModuleType, x: torch.Tensor, *, bits: int, group: str | int, out: Quantized) -> None:
     levels, thresholds = tables(bits, x.device)
-    on(
+    by_position(
         x,
         ext.quantize,
         x.data_ptr(),
@@ -31,7 +32,7 @@ def quantize(ext: ModuleType, x: torch.Tensor, *, bits: int, group: str | int, o
 
 def dequantize(ext: ModuleType, q: Quantized, *, out: torch.Tensor, dtype: torch.dtype) -> None:
     levels, _ = tables(q.bits, q.device)
-    on(
+    by_position(
         out,
         ext.dequantize,
         q.codes.data_ptr(),
@@ -59,7 +60,7 @@ def superpose_codes(
 ) -> None:
     """The codes of a superposition along the last dimension, which itself is nowhere in memory whole."""
     levels, thresholds = tables(bits, base.device)
-    on(
+    by_position(
         base,
         ext.superpose_codes,
         base.data_ptr(),
@@ -92,7 +93,7 @@ def retrieve_codes(
 ) -> None:
     """A model from the codes of a superposition along the last dimension."""
     levels, _ = tables(superposed.bits, base.device)
-    on(
+    by_position(
         base,
         ext.retrieve_codes,
         base.data_ptr(),

@@ -16,6 +16,10 @@ def _list(xs: Sequence[torch.Tensor | None] | None) -> list[int]:
     return [x.data_ptr() for x in xs or () if x is not None]
 
 
+def _numels(xs: Sequence[torch.Tensor]) -> list[int]:
+    return [x.numel() for x in xs]
+
+
 def _dtype(xs: Sequence[torch.Tensor | None] | None, default: torch.dtype) -> int:
     """What a list holds: its tensors agree in it."""
     found = xs[0] if xs else None
@@ -30,9 +34,17 @@ def square_sums(
     eta: float,
     out: torch.Tensor,
 ) -> None:
-    dtypes = _dtype(xs, xs[0].dtype), _dtype(weights, xs[0].dtype)
-    lists = [x.numel() for x in xs], _list(xs), _list(weights)
-    on(out, ext.square_sums, *lists, out.data_ptr(), *dtypes, eta)
+    on(
+        out,
+        ext.square_sums,
+        numels=_numels(xs),
+        xs=_list(xs),
+        weights=_list(weights),
+        sums=out.data_ptr(),
+        dtype=DTYPES[xs[0].dtype],
+        weight_dtype=_dtype(weights, xs[0].dtype),
+        eta=eta,
+    )
 
 
 def sam_perturb_(
@@ -46,14 +58,31 @@ def sam_perturb_(
     masters: Sequence[torch.Tensor],
     backups: Sequence[torch.Tensor],
 ) -> None:
-    lists = _list(params), _list(grads), _list(masters), _list(backups)
-    options = scale.data_ptr(), DTYPES[params[0].dtype], adaptive, eta
-    on(scale, ext.sam_perturb_, [x.numel() for x in params], *lists, *options)
+    on(
+        scale,
+        ext.sam_perturb_,
+        numels=_numels(params),
+        params=_list(params),
+        grads=_list(grads),
+        masters=_list(masters),
+        backups=_list(backups),
+        scale=scale.data_ptr(),
+        dtype=DTYPES[params[0].dtype],
+        adaptive=adaptive,
+        eta=eta,
+    )
 
 
 def sam_restore_(ext: ModuleType, params: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
-    dtypes = DTYPES[params[0].dtype], DTYPES[sources[0].dtype]
-    on(params[0], ext.sam_restore_, [x.numel() for x in params], _list(params), _list(sources), *dtypes)
+    on(
+        params[0],
+        ext.sam_restore_,
+        numels=_numels(params),
+        params=_list(params),
+        sources=_list(sources),
+        dtype=DTYPES[params[0].dtype],
+        source_dtype=DTYPES[sources[0].dtype],
+    )
 
 
 def adamr_step_(
@@ -79,15 +108,21 @@ def adamr_step_(
     on(
         params[0],
         ext.adamr_step_,
-        [x.numel() for x in params],
-        *(_list(xs) for xs in (params, grads, exp_avgs, exp_avg_sqs, bases, masters)),
-        pointer(pull),
-        pointer(sums),
-        DTYPES[dtype],
-        _dtype(bases, compute_dtype(dtype)),
-        step,
-        lr,
-        *betas,
-        eps,
-        l1,
+        numels=_numels(params),
+        params=_list(params),
+        grads=_list(grads),
+        exp_avgs=_list(exp_avgs),
+        exp_avg_sqs=_list(exp_avg_sqs),
+        bases=_list(bases),
+        masters=_list(masters),
+        pull=pointer(pull),
+        sums=pointer(sums),
+        dtype=DTYPES[dtype],
+        base_dtype=_dtype(bases, compute_dtype(dtype)),
+        step=step,
+        lr=lr,
+        one=betas[0],
+        two=betas[1],
+        eps=eps,
+        l1=l1,
     )

@@ -7,58 +7,15 @@ from types import ModuleType
 
 import torch
 
-from pydelta.core.check import compute_dtype
-from pydelta.core.masks import (
-    DellaMask,
-    MagnitudeThreshold,
-    RandomMask,
-    Ready,
-    della_tables,
-    ranks,
-    ranks_in_rows,
-)
-from pydelta.core.random import Key
-from pydelta.native.call import DTYPES, on, pointer
-
-# csrc/core/mask.h holds the same codes.
-_NONE, _RANDOM, _DELLA, _TENSOR, _ROW = range(5)
-_ELECTIONS = {"sum": 0, "ties": 1, "ties_unweighted": 2}
+from pydelta.core.codes import ELECTIONS
+from pydelta.core.kernel_masks import lower
+from pydelta.core.masks import KernelMask, MagnitudeThreshold, ranks
+from pydelta.native.call import DTYPES, by_position, on, pointer
 
 
-_Packed = tuple[int, int, int, int, float, list[int]]
-
-
-def _packed(
-    ext: ModuleType,
-    mask: Ready | None,
-    x: torch.Tensor,
-    base: torch.Tensor | None,
-    alive: list[torch.Tensor],
-) -> _Packed:
-    """A mask's kind, seed, stream, bound, factor and five tables; tensors made for it go to ``alive``.
-
-    The CPU's kernels rank a row's elements themselves, CUDA's are given the ranks.
-    """
-    if mask is None:
-        return _NONE, 0, 0, 0, 1.0, [0] * 5
-    if isinstance(mask, RandomMask):
-        return _RANDOM, mask.key.seed, mask.key.stream, mask.below, mask.factor, [0] * 5
-    tables: tuple[torch.Tensor | None, ...]
-    if isinstance(mask, DellaMask):
-        kind, key = _DELLA, mask.key
-        below, factor = della_tables(mask.keep, mask.epsilon, x.shape[-1] if x.dim() else 1)
-        below, factor = below.to(x.device), factor.to(x.device, compute_dtype(x.dtype))
-        given = ranks_in_rows(x, base) if ext.__name__.endswith("_cuda") else None
-        tables = below, factor, given, None, None
-    else:
-        kind, key = _TENSOR if mask.group == "tensor" else _ROW, Key(0)
-        norm = mask.column_norm
-        if norm is not None:
-            norm = norm.to(compute_dtype(x.dtype)).contiguous()
-        cuts = (mask.low, mask.low_index, mask.high, mask.high_index)
-        tables = *(part.contiguous() for part in cuts), norm
-    alive += [table for table in tables if table is not None]
-    return kind, key.seed, key.stream, 0, 1.0, [pointer(table) for table in tables]
+def _wants_ranks(ext: ModuleType) -> bool:
+    """The CPU's kernels rank a row's elements themselves, CUDA's are given the ranks."""
+    return ext.__name__.endswith("_cuda")
 
 
 def magnitude_threshold(
@@ -74,28 +31,46 @@ def magnitude_threshold(
 ) -> None:
     groups = out.low.numel()
     size = x.numel() // max(groups, 1)
-    cuts = (out.low, out.low_index, out.high, out.high_index)
+    low_rank, high_rank = ranks(keep, drop_large, size)
     on(
         x,
         ext.magnitude_threshold,
-        x.data_ptr(),
-        pointer(base),
-        pointer(column_norm),
-        DTYPES[x.dtype],
-        groups,
-        size,
-        *ranks(keep, drop_large, size),
-        *(part.data_ptr() for part in cuts),
+        x=x.data_ptr(),
+        base=pointer(base),
+        column_norm=pointer(column_norm),
+        dtype=DTYPES[x.dtype],
+        groups=groups,
+        size=size,
+        low_rank=low_rank,
+        high_rank=high_rank,
+        low=out.low.data_ptr(),
+        low_index=out.low_index.data_ptr(),
+        high=out.high.data_ptr(),
+        high_index=out.high_index.data_ptr(),
     )
 
 
 def mask_rescale(
-    ext: ModuleType, delta: torch.Tensor, mask: Ready, *, base: torch.Tensor | None, out: torch.Tensor
+    ext: ModuleType, delta: torch.Tensor, mask: KernelMask, *, base: torch.Tensor | None, out: torch.Tensor
 ) -> None:
-    alive: list[torch.Tensor] = []
-    n = delta.shape[-1] if delta.dim() else 1
-    pointers = delta.data_ptr(), pointer(base), out.data_ptr(), DTYPES[delta.dtype]
-    on(delta, ext.mask_rescale, *pointers, delta.numel(), n, *_packed(ext, mask, delta, base, alive))
+    lowered = lower(mask, delta, base, with_ranks=_wants_ranks(ext))
+    kind, key, below, factor, _ = lowered
+    by_position(
+        delta,
+        ext.mask_rescale,
+        delta.data_ptr(),
+        pointer(base),
+        out.data_ptr(),
+        DTYPES[delta.dtype],
+        delta.numel(),
+        delta.shape[-1] if delta.dim() else 1,
+        kind,
+        key.seed,
+        key.stream,
+        below,
+        factor,
+        lowered.addresses(),
+    )
 
 
 def merge_into(
@@ -105,7 +80,7 @@ def merge_into(
     *,
     out: torch.Tensor,
     weights: Sequence[float],
-    masks: Sequence[Ready | None],
+    masks: Sequence[KernelMask | None],
     elect: str,
     lam: float,
     normalize: bool,
@@ -113,10 +88,10 @@ def merge_into(
     out_dtype: torch.dtype,
 ) -> None:
     first = tuned[0]
-    alive: list[torch.Tensor] = []
-    packed = [_packed(ext, mask, x, base, alive) for mask, x in zip(masks, tuned, strict=True)]
-    kinds, seeds, streams, below, factors, tables = zip(*packed, strict=True)
-    on(
+    wanted = _wants_ranks(ext)
+    lowered = [lower(mask, x, base, with_ranks=wanted) for mask, x in zip(masks, tuned, strict=True)]
+    kinds, keys, below, factors, _ = zip(*lowered, strict=True)
+    by_position(
         first,
         ext.merge_into,
         pointer(base),
@@ -128,13 +103,13 @@ def merge_into(
         first.shape[-1] if first.dim() else 1,
         start,
         kinds,
-        seeds,
-        streams,
+        [key.seed for key in keys],
+        [key.stream for key in keys],
         below,
         factors,
-        [pointer for five in tables for pointer in five],
+        [address for mask in lowered for address in mask.addresses()],
         list(weights),
-        _ELECTIONS[elect],
+        ELECTIONS[elect],
         lam,
         normalize,
     )

@@ -11,7 +11,7 @@ import torch
 from pydelta.core.check import default_block
 from pydelta.core.quantized import Quantized, group_size, tables
 from pydelta.core.random import Key
-from pydelta.native.call import DTYPES, on
+from pydelta.native.call import DTYPES, by_position
 from pydelta.native.codes import dequantize
 from pydelta.native.transforms import rotate, sign_flip
 from pydelta.products.superposed import add_expanded, add_product, base_product, turned
@@ -65,7 +65,7 @@ def _code_product(
 ) -> None:
     """out_r += lam_k q (s_k * x_r), without signs where there are no keys."""
     levels, _ = tables(q.bits, x.device)
-    on(
+    by_position(
         x,
         ext.superposed_linear,
         x.data_ptr(),

@@ -7,17 +7,18 @@ from types import ModuleType
 
 import torch
 
+from pydelta.core.codes import TRANSFORMS
 from pydelta.core.random import Key
-from pydelta.native.call import DTYPES, TRANSFORMS, on, split
+from pydelta.native.call import DTYPES, by_position, split
 
 
 def hadamard(ext: ModuleType, x: torch.Tensor, *, out: torch.Tensor, block: int, scale: float) -> None:
-    on(x, ext.hadamard, x.data_ptr(), out.data_ptr(), DTYPES[x.dtype], x.numel(), block, scale)
+    by_position(x, ext.hadamard, x.data_ptr(), out.data_ptr(), DTYPES[x.dtype], x.numel(), block, scale)
 
 
 def sign_flip(ext: ModuleType, x: torch.Tensor, key: Key, *, out: torch.Tensor, dim: int) -> None:
     pointers = x.data_ptr(), out.data_ptr(), DTYPES[x.dtype]
-    on(x, ext.sign_flip, *pointers, *split(x, dim), key.seed, key.stream)
+    by_position(x, ext.sign_flip, *pointers, *split(x, dim), key.seed, key.stream)
 
 
 def rotate(
@@ -25,7 +26,7 @@ def rotate(
 ) -> None:
     n = x.shape[-1]
     pointers = x.data_ptr(), out.data_ptr(), DTYPES[x.dtype]
-    on(x, ext.rotate, *pointers, x.numel() // max(n, 1), n, block, inverse, key.seed, key.stream)
+    by_position(x, ext.rotate, *pointers, x.numel() // max(n, 1), n, block, inverse, key.seed, key.stream)
 
 
 def superpose(
@@ -40,7 +41,7 @@ def superpose(
     dim: int,
     out_dtype: torch.dtype,
 ) -> None:
-    on(
+    by_position(
         base,
         ext.superpose,
         base.data_ptr(),
@@ -68,7 +69,7 @@ def retrieve(
     dim: int,
     out_dtype: torch.dtype,
 ) -> None:
-    on(
+    by_position(
         base,
         ext.retrieve,
         base.data_ptr(),

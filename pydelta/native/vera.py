@@ -9,7 +9,7 @@ from types import ModuleType
 import torch
 
 from pydelta.core.random import Key, matrix_draw
-from pydelta.native.call import DTYPES, on
+from pydelta.native.call import DTYPES, by_position
 from pydelta.products import vera
 
 
@@ -25,7 +25,7 @@ def vera_matrix(
     out: torch.Tensor,
 ) -> None:
     first = matrix_draw(which, *start)
-    on(out, ext.vera_matrix, out.data_ptr(), DTYPES[dtype], *shape, first, key.seed, key.stream)
+    by_position(out, ext.vera_matrix, out.data_ptr(), DTYPES[dtype], *shape, first, key.seed, key.stream)
 
 
 _FEW = {torch.float32: (64, 32), torch.bfloat16: (4, 16), torch.float16: (4, 16)}
@@ -42,7 +42,9 @@ def times(ext: ModuleType, x: torch.Tensor, w: torch.Tensor, out: torch.Tensor, 
         return
     x = x.contiguous()
     strides, place = (stored.stride(0), out.stride(0)), (stored.data_ptr(), out.data_ptr())
-    on(x, ext.few_rows, x.data_ptr(), *place, DTYPES[x.dtype], *x.shape, len(w), *strides, across, add)
+    by_position(
+        x, ext.few_rows, x.data_ptr(), *place, DTYPES[x.dtype], *x.shape, len(w), *strides, across, add
+    )
 
 
 @functools.cache

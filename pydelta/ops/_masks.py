@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from pydelta.core import check
+from pydelta.core import check, codes
 from pydelta.core.masks import (
     BandMask,
     DellaMask,
+    KernelMask,
     MagnitudeMask,
     MagnitudeThreshold,
     RandomMask,
-    Ready,
     WandaMask,
 )
 from pydelta.ops._library import key_of, to_int64
@@ -24,32 +24,33 @@ SCHEMA = "int[] kinds, int[] seeds, int[] streams, float[] numbers, Tensor[] cut
 
 Packed = tuple[list[int], list[int], list[int], list[float], list[torch.Tensor]]
 
-_NONE, _RANDOM, _DELLA, _TENSOR, _ROW, _NORMED_ROW = range(6)
+_NONE, _RANDOM, _DELLA, _TENSOR, _ROW = codes.MASKS.values()
+_NORMED_ROW = _ROW + 1
 _NAMES = "RandomMask, MagnitudeMask, BandMask, WandaMask, DellaMask, a MagnitudeThreshold or None"
 
 
-def each(
+def kernel_masks(
     op: str,
     masks: object,
     models: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     start: int,
     backend: str,
-) -> list[Ready | None]:
+) -> list[KernelMask | None]:
     """The masks of K models, as kernels read them."""
     if masks is None:
         return [None] * len(models)
     found = check.sequence(op, "masks", masks)
     check.count(op, "masks", found, len(models))
     return [
-        ready(op, f"masks[{i}]", mask, x, base, start, backend)
+        kernel_mask(op, f"masks[{i}]", mask, x, base, start, backend)
         for i, (mask, x) in enumerate(zip(found, models, strict=True))
     ]
 
 
-def ready(
+def kernel_mask(
     op: str, name: str, mask: object, x: torch.Tensor, base: torch.Tensor | None, start: int, backend: str
-) -> Ready | None:
+) -> KernelMask | None:
     """The mask as kernels read it: what goes by magnitude has become cuts."""
     if mask is None or isinstance(mask, RandomMask):
         return mask
@@ -97,7 +98,7 @@ def _fits(op: str, name: str, cuts: MagnitudeThreshold, x: torch.Tensor, start: 
         check.column_norm(op, f"{name}.column_norm", cuts.column_norm, x)
 
 
-def pack(masks: Sequence[Ready | None]) -> Packed:
+def pack(masks: Sequence[KernelMask | None]) -> Packed:
     kinds: list[int] = []
     seeds: list[int] = []
     streams: list[int] = []
@@ -130,7 +131,7 @@ def unpack(
     streams: Sequence[int],
     numbers: Sequence[float],
     cuts: Sequence[torch.Tensor],
-) -> list[Ready | None]:
+) -> list[KernelMask | None]:
     return list(_unpacked(kinds, seeds, streams, numbers, cuts))
 
 
@@ -140,7 +141,7 @@ def _unpacked(
     streams: Sequence[int],
     numbers: Sequence[float],
     cuts: Sequence[torch.Tensor],
-) -> Iterator[Ready | None]:
+) -> Iterator[KernelMask | None]:
     tensors = iter(cuts)
     for i, kind in enumerate(kinds):
         first, second = numbers[2 * i : 2 * i + 2]

@@ -82,7 +82,7 @@ def mask_rescale(
         raise TypeError(f"[{op}] mask must be a mask, got NoneType")
     if out is not None:
         check.out(op, out, delta, delta.dtype)
-    found = _masks.ready(op, "mask", mask, delta, base, 0, chosen)
+    found = _masks.kernel_mask(op, "mask", mask, delta, base, 0, chosen)
     args = (without_grad(delta), base, *_masks.pack([found]), chosen)
     if out is None:
         return _new(*args)

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 
 from pydelta import _dispatch
-from pydelta.core import check
+from pydelta.core import check, codes
 from pydelta.core.masks import Mask
 from pydelta.ops import _masks
 from pydelta.ops._library import register, without_grad
 
-ELECTIONS = ("sum", "ties", "ties_unweighted")
+ELECTIONS = tuple(codes.ELECTIONS)
 
 
 def _empty(base: torch.Tensor | None, tuned: list[torch.Tensor], *rest: object) -> torch.Tensor:
@@ -131,7 +131,7 @@ def merge_into(
     dtype = check.out_dtype(op, out_dtype, out, first.dtype)
     if out is not None:
         check.out(op, out, first, dtype)
-    found = _masks.each(op, masks, models, base, start, chosen)
+    found = _masks.kernel_masks(op, masks, models, base, start, chosen)
     args = (base, models, *_masks.pack(found), factors, elect, lam, normalize, start, dtype, chosen)
     if out is None:
         return _new(*args)

@@ -15,7 +15,7 @@ Expand = Callable[..., None]
 """expand(q, out=..., dtype=...) writes what codes stand for."""
 
 _BLOCK = 256
-"""Rows of codes that are expanded together where many activations are multiplied with them."""
+"""Rows of codes that are expanded together for many activations: it bounds memory."""
 
 
 def base_product(

@@ -29,6 +29,7 @@ _Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 TILE = {"cpu": 1 << 18}
 """Elements made at once: a second-level cache holds them on the CPU."""
 _LARGE_TILE = 1 << 24
+"""The same on a GPU: it bounds memory, and few launches make a matrix."""
 
 _KEPT: dict[_Place, torch.Tensor] = {}
 _LOCK = threading.Lock()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from pydelta.core.check import compute_dtype
-from pydelta.core.masks import DellaMask, MagnitudeThreshold, RandomMask, Ready, della_tables
+from pydelta.core.masks import DellaMask, KernelMask, MagnitudeThreshold, RandomMask, della_tables
 from pydelta.core.random import u32
 from pydelta.reference.magnitude_threshold import groups, magnitude
 
 
-def masked(delta: torch.Tensor, mask: Ready | None, start: int = 0) -> torch.Tensor:
+def masked(delta: torch.Tensor, mask: KernelMask | None, start: int = 0) -> torch.Tensor:
     """The delta, in fp32 (fp64), times what the mask's kept elements are multiplied by; zero elsewhere.
 
     Args:
@@ -50,7 +50,7 @@ def _della(delta: torch.Tensor, mask: DellaMask, start: int) -> torch.Tensor:
     return torch.where(draws < below[rank], rows * factor.to(rows.dtype)[rank], 0).view(delta.shape)
 
 
-def mask_rescale(delta: torch.Tensor, mask: Ready, *, base: torch.Tensor | None = None) -> torch.Tensor:
+def mask_rescale(delta: torch.Tensor, mask: KernelMask, *, base: torch.Tensor | None = None) -> torch.Tensor:
     """mask(delta - base), rounded to the delta's dtype once. Zeros are positive."""
     compute = compute_dtype(delta.dtype)
     value = delta.to(compute) if base is None else delta.to(compute) - base.to(compute)

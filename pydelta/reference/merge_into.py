@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from pydelta.core.check import compute_dtype
-from pydelta.core.masks import Ready
+from pydelta.core.masks import KernelMask
 from pydelta.reference.mask_rescale import masked
 
 LEAST_DIVISOR = 1e-8
@@ -20,7 +20,7 @@ def merge_into(
     tuned: Sequence[torch.Tensor],
     *,
     weights: Sequence[float] | None = None,
-    masks: Sequence[Ready | None] | None = None,
+    masks: Sequence[KernelMask | None] | None = None,
     elect: str = "sum",
     lam: float = 1.0,
     normalize: bool = False,

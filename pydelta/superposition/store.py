@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -52,6 +52,7 @@ class Superposition(Contents):
         weights: Mapping[str, float] | None = None,
         calibration: Mapping[str, Pathlike | Calibration] | None = None,
         input_dims: Mapping[str, int] | None = None,
+        allow_missing: Iterable[str] = (),
         force: bool = False,
         progress: bool = False,
     ) -> Superposition:
@@ -59,7 +60,9 @@ class Superposition(Contents):
 
         Args:
             base: a Hugging Face folder or one safetensors file.
-            models: name -> checkpoint with the names, shapes and dtypes of the base.
+            models: name -> checkpoint tuned from the base. What it has otherwise is kept for it alone and comes
+                back with it: tensors that the base lacks or has in another shape, integers that differ, further
+                rows of an embedding, a config, chat template or tokenizer of its own.
             out: the folder to make.
             transform: "sign", "hadamard" or "none", as in :func:`pydelta.superpose`; by default "sign", the
                 faster one, and with codes "hadamard", which makes their errors noise whatever the delta is.
@@ -93,6 +96,8 @@ class Superposition(Contents):
                 is best in output space, and with 1 for tensors and models without one.
             input_dims: shell patterns of tensor names -> input axis, where it is not the last one. Layers of
                 GPT-2's kind, whose weights are (in, out), are known by the config's ``model_type``.
+            allow_missing: shell patterns of tensors of the base that a model may lack; it comes back without
+                them. Buffers and weights that the base holds twice may be missing in any case.
             force: replace an existing store.
             progress: draw a bar on stderr if that is a terminal.
 
@@ -105,19 +110,23 @@ class Superposition(Contents):
         """
         from pydelta.superposition.format.mask import Masking
         from pydelta.superposition.writing.create import create
-        from pydelta.superposition.writing.lambdas import calibrations_of
-        from pydelta.superposition.writing.options import FormArguments, Options, weights_of
+        from pydelta.superposition.writing.options import FormArguments, Options
 
-        form_arguments = FormArguments(dtype, rate, bits, buckets, group, exact, room)
-        given = weights_of(models, weights)
-        seen = calibrations_of(calibration, given)
-        form, number = form_arguments.resolve(len(given))
-        chosen = form.transform if transform is None else transform
-        masking = Masking(mask, keep, drop_large)
-        options = Options(chosen, shuffle_layers, seed, lam, form, number, given, masking, residual)
-        path = create(
-            base, models, out, options, input_dims=input_dims, calibrations=seen, force=force, show=progress
+        options = Options.of(
+            models,
+            FormArguments(dtype, rate, bits, buckets, group, exact, room),
+            transform=transform,
+            masking=Masking(mask, keep, drop_large),
+            weights=weights,
+            calibrations=calibration,
+            input_dims=input_dims,
+            shuffle_layers=shuffle_layers,
+            seed=seed,
+            lam=lam,
+            residual=residual,
+            allow_missing=tuple(allow_missing),
         )
+        path = create(base, models, out, options, force=force, show=progress)
         return cls.open(path)
 
     @classmethod
@@ -142,6 +151,7 @@ class Superposition(Contents):
         *,
         base: Pathlike | None = None,
         lam: float | None = None,
+        out_dtype: str = "base",
         force: bool = False,
         progress: bool = False,
     ) -> dict[str, torch.Tensor]: ...
@@ -154,6 +164,7 @@ class Superposition(Contents):
         *,
         base: Pathlike | None = None,
         lam: float | None = None,
+        out_dtype: str = "base",
         force: bool = False,
         progress: bool = False,
     ) -> Path: ...
@@ -165,6 +176,7 @@ class Superposition(Contents):
         *,
         base: Pathlike | None = None,
         lam: float | None = None,
+        out_dtype: str = "base",
         force: bool = False,
         progress: bool = False,
     ) -> Path | dict[str, torch.Tensor]:
@@ -176,6 +188,7 @@ class Superposition(Contents):
                 tokenizer. None: the state dict is returned.
             base: where the store's base is; by default where it was.
             lam: lambda, instead of the store's.
+            out_dtype: "base", or "model": the model's own floating dtypes where they are other than the base's.
             force: replace an existing ``out``.
             progress: draw a bar on stderr if that is a terminal.
 
@@ -191,7 +204,7 @@ class Superposition(Contents):
         """
         from pydelta.superposition.reading.retrieve import Retrieval
 
-        retrieval = Retrieval(self.path, self.files, name, base, lam)
+        retrieval = Retrieval(self.path, self.files, name, base, lam, out_dtype=out_dtype)
         if out is None:
             return retrieval.to_memory(show=progress)
         return retrieval.to_files(out, force=force, show=progress)
@@ -204,6 +217,7 @@ class Superposition(Contents):
         base: Pathlike | None = None,
         weight: float = 1.0,
         calibration: Pathlike | Calibration | None = None,
+        allow_missing: Iterable[str] = (),
         progress: bool = False,
     ) -> Superposition:
         """Adds a model to the store on disk; the others' codes and sums stay, or get its delta added.
@@ -213,9 +227,10 @@ class Superposition(Contents):
 
         Args:
             name: of the model, which the store must not hold.
-            path: a checkpoint with the names, shapes and dtypes of the base.
+            path: a checkpoint tuned from the base; what it has otherwise is kept as :meth:`create` keeps it.
             base: where the store's base is; by default where it was.
             weight: factor of its delta in the sum.
+            allow_missing: as in :meth:`create`.
             calibration: as in :meth:`create`, of this model. The others' factors stay: what the new delta
                 adds to their interference makes them a little too large.
             progress: draw a bar on stderr if that is a terminal.
@@ -231,7 +246,8 @@ class Superposition(Contents):
         """
         from pydelta.superposition.writing.change import add
 
-        add(self.path, name, path, base=base, weight=weight, calibration=calibration, show=progress)
+        options = {"weight": weight, "calibration": calibration, "allow_missing": allow_missing}
+        add(self.path, name, path, base=base, show=progress, **options)  # type: ignore[arg-type]
         return self.open(self.path)
 
     def remove(
@@ -302,6 +318,7 @@ class Superposition(Contents):
         names: Sequence[str] | None = None,
         *,
         base: Pathlike | None = None,
+        out_dtype: str = "base",
         progress: bool = False,
     ) -> list[Path]:
         """Writes models as Hugging Face folders below a new folder, all or none.
@@ -309,7 +326,7 @@ class Superposition(Contents):
         Args:
             out: the folder to make.
             names: of the models; default all.
-            base, progress: as in :meth:`retrieve`.
+            base, out_dtype, progress: as in :meth:`retrieve`.
 
         Returns:
             The models' folders; their names are the models', with bytes outside ``A-Za-z0-9._-`` as ``%XX``.
@@ -320,7 +337,7 @@ class Superposition(Contents):
         from pydelta.superposition.reading.export import export
 
         chosen = self.models if names is None else list(dict.fromkeys(names))
-        return export(self.path, self.files, out, chosen, base=base, show=progress)
+        return export(self.path, self.files, out, chosen, base=base, out_dtype=out_dtype, show=progress)
 
     def attach(
         self,

@@ -1,12 +1,13 @@
-"""Makes the golden delta files anew, after make.py: only for a new version of their format.
+"""Makes the golden delta files anew, after make_stores.py: only for a new version of their format.
 
-PYTHONPATH=tests python tests/golden/make_deltafile.py
+PYTHONPATH=tests/support python tests/golden/make_deltafile.py
 """
 
 import tempfile
 from pathlib import Path
 
-from test_deltafile_files import GOLDEN, OPTIONS
+from delta_files import OPTIONS
+from paths import GOLDEN
 
 import pydelta
 from pydelta.deltafile import diff, patch

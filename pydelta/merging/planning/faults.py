@@ -25,17 +25,17 @@ def value_faults(method: Method, values: Values) -> Iterator[str]:
 
 def group_faults(items: Sequence[TensorPlan]) -> list[str]:
     """One order of magnitudes over the whole model wants one density."""
-    found = []
+    faults = []
     grouped = [item for item in items if item.terms]
     if len({item.values.get("group") == "model" for item in grouped}) > 1:
-        found.append("parameter group must be model for every tensor or for none")
+        faults.append("parameter group must be model for every tensor or for none")
     seen: dict[tuple[str, str], Any] = {}
     for item in grouped:
         for term in item.terms if item.values.get("group") == "model" else ():
             for name in ("density", "gamma"):
                 if seen.setdefault((term.model, name), term.values.get(name)) != term.values.get(name):
-                    found.append(f"parameter {name} of {term.model} must be one number where group is model")
-    return found
+                    faults.append(f"parameter {name} of {term.model} must be one number where group is model")
+    return faults
 
 
 def layer_faults(recipe: Recipe, origin: Model) -> list[str]:

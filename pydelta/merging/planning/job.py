@@ -10,8 +10,10 @@ from pathlib import Path
 
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
+from pydelta.checkpoint.kinds import counts_up, same_bytes
 from pydelta.checkpoint.tensor_names import known_axes
 from pydelta.merging.planning.items import Mismatches, TensorPlan
+from pydelta.merging.planning.kept import kept_tensors
 from pydelta.merging.planning.plan import plan
 from pydelta.merging.recipes.recipe import Recipe
 
@@ -20,6 +22,7 @@ _BANDWIDTH = 1.2e9
 
 _TORCH_BYTES = 300 << 20
 _WORKSPACE = 8 << 20
+"""What torch itself takes, and each thread's buffers, roughly: they serve an estimate and bound nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +74,7 @@ class CheckedMerge:
 
 
 def check_merge(recipe: Recipe, policy: Mismatches) -> CheckedMerge:
-    """Opens every checkpoint of a recipe and holds them against each other, from headers alone."""
+    """Opens every checkpoint of a recipe and holds them against each other: headers and integers."""
     problems = list(recipe.problems)
     opened: dict[str, Checkpoint] = {}
     for entry in [*recipe.models, *([recipe.base] if recipe.base else [])]:
@@ -81,20 +84,24 @@ def check_merge(recipe: Recipe, policy: Mismatches) -> CheckedMerge:
             except (OSError, ValueError) as error:
                 problems.append(str(error))
     models = {entry.name: opened[entry.path] for entry in recipe.models if entry.path in opened}
-    given = opened.get(recipe.base.path) if recipe.base else None
-    origin = given or next(iter(models.values()), None)
+    stated_base = opened.get(recipe.base.path) if recipe.base else None
+    origin = stated_base or next(iter(models.values()), None)
     if recipe.method is not None and recipe.method.prunes:
         origin = next(iter(models.values()), None)
-    base = given if recipe.method is not None and recipe.method.needs_base else None
+    base = stated_base if recipe.method is not None and recipe.method.needs_base else None
     items: list[TensorPlan] = []
-    if recipe.method is not None and origin is not None and (given or not recipe.base):
+    if recipe.method is not None and origin is not None and (stated_base or not recipe.base):
         try:
             known = known_axes(origin)
         except ValueError as error:
             known, problems = {}, [*problems, str(error)]
         policy = dataclasses.replace(policy, axes={**policy.axes, **known})
-        items, found = plan(recipe, recipe.method, origin, base, models, policy)
-        problems += found
+        sources = models if base is None else {"base": base, **models}
+        prunes = recipe.method.prunes
+        kept, faults = kept_tensors(origin, sources, same_bytes, counts_up, prunes=prunes)
+        if not faults:
+            items, faults = plan(recipe, recipe.method, origin, base, models, policy, kept)
+        problems += faults
     return CheckedMerge(recipe, origin, base, models, items, problems)
 
 

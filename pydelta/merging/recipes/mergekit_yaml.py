@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydelta.checkpoint.locate import name_of
 from pydelta.merging.method import Method
 from pydelta.merging.methods import METHODS
 from pydelta.merging.recipes.parameters import Level
-from pydelta.merging.recipes.recipe import DTYPES, REFUSED, Entry, Recipe, entry_of, faults_of, name_of
+from pydelta.merging.recipes.recipe import DTYPES, REFUSED, Entry, Recipe, entry_of, faults_of
 from pydelta.merging.registry import near
 
 _TOP = (
@@ -56,13 +57,13 @@ def parse(content: Mapping[str, Any], text: str = "") -> Recipe:
     elif name not in METHODS.names:
         known = ", ".join(METHODS.names)
         problems.append(f"merge_method must be one of {known}, got {name!r}{near(name, METHODS.names)}")
-    found = METHODS.get(name) if name in METHODS.names else None
+    method = METHODS.get(name) if name in METHODS.names else None
     models, levels, wrong = _models(content)
     problems += wrong
     levels += _level("the recipe", content, problems)
-    given = content.get("base_model")
-    base = None if given is None else _entry("base_model", {"model": given}, problems)
-    models, base = _with_base(found, models, base, problems)
+    base_path = content.get("base_model")
+    base = None if base_path is None else _entry("base_model", {"model": base_path}, problems)
+    models, base = _with_base(method, models, base, problems)
     source = content.get("tokenizer_source", "base")
     if source != "base":
         problems.append(f"tokenizer_source must be base, got {source!r}")
@@ -72,12 +73,12 @@ def parse(content: Mapping[str, Any], text: str = "") -> Recipe:
         if value is not None and value not in tuple(DTYPES):
             known = ", ".join(DTYPES)
             problems.append(f"{key} must be one of {known}, got {value!r}{near(value, list(DTYPES))}")
-    faults = list(faults_of(found, models, levels)) if found is not None else []
+    faults = list(faults_of(method, models, levels)) if method is not None else []
     problems += faults
     problems += _bad_names(models)
     ordered = tuple(sorted(models, key=lambda entry: entry.name))
     return Recipe(
-        found, base, ordered, tuple(levels), DTYPES.get(str(dtype)), text, tuple(problems), not faults
+        method, base, ordered, tuple(levels), DTYPES.get(str(dtype)), text, tuple(problems), not faults
     )
 
 
@@ -97,13 +98,13 @@ def _models(content: Mapping[str, Any]) -> tuple[list[Entry], list[Level], list[
         shared = _level("the slice", slices[0], problems)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         return [], shared, [*problems, "models must be a list of mappings with the key model"]
-    found = []
+    made_entries = []
     for i, entry in enumerate(entries):
         problems += _unknown(f"models[{i}]", entry, known)
         made = _entry(f"models[{i}].model", entry, problems)
         if made is not None:
-            found.append(made)
-    return found, shared, problems
+            made_entries.append(made)
+    return made_entries, shared, problems
 
 
 def _entry(where: str, entry: Mapping[str, Any], problems: list[str]) -> Entry | None:
@@ -131,17 +132,17 @@ def _is_range(value: Any) -> bool:
 
 
 def _with_base(
-    found: Method | None, models: list[Entry], base: Entry | None, problems: list[str]
+    method: Method | None, models: list[Entry], base: Entry | None, problems: list[str]
 ) -> tuple[list[Entry], Entry | None]:
     """A base that is listed has no delta; for a plain mean it is one more model."""
-    if found is None:
+    if method is None:
         return models, base
-    if found.needs_base and base is None:
-        problems.append(f"base_model is missing: {found.name} merges deltas from a base")
+    if method.needs_base and base is None:
+        problems.append(f"base_model is missing: {method.name} merges deltas from a base")
     if base is None:
         return models, None
     listed = [entry for entry in models if os.path.realpath(entry.path) == os.path.realpath(base.path)]
-    if not found.needs_base:
+    if not method.needs_base:
         return models if listed else [*models, base], base
     return [entry for entry in models if entry not in listed], base
 
@@ -184,7 +185,7 @@ def _loader() -> Any:
             if twice := {key for key in keys if keys.count(key) > 1 and key != "<<"}:
                 line = node.start_mark.line + 1
                 raise yaml.YAMLError(f"{twice.pop()} stands twice in the mapping of line {line}")
-            found: dict[Any, Any] = super().construct_mapping(node, deep)
-            return found
+            mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+            return mapping
 
     return Loader

@@ -43,9 +43,9 @@ def look_up(levels: Sequence[Level], parameter: str, tensor: str, depth: float) 
     """The value that the first level gives for a tensor, or None."""
     for level in levels:
         if parameter in level:
-            found = _evaluate(level[parameter], tensor, depth)
-            if found is not _MISSING:
-                return found
+            value = _evaluate(level[parameter], tensor, depth)
+            if value is not _MISSING:
+                return value
     return None
 
 
@@ -78,10 +78,10 @@ def _evaluate(setting: Setting, tensor: str, depth: float) -> Any:
             if part == "*" or part in tensor:
                 return _evaluate(choice["value"], tensor, depth)
         return _MISSING
-    place = depth * (len(setting) - 1)
-    low = min(int(place), len(setting) - 1)
+    position = depth * (len(setting) - 1)
+    low = min(int(position), len(setting) - 1)
     high = min(low + 1, len(setting) - 1)
-    return (1 - (place - low)) * float(setting[low]) + (place - low) * float(setting[high])
+    return (1 - (position - low)) * float(setting[low]) + (position - low) * float(setting[high])
 
 
 def _stack(name: str) -> str:

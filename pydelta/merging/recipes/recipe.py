@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pydelta.checkpoint.locate import not_found, resolve
 from pydelta.merging.method import Method
 from pydelta.merging.recipes.parameters import Level, setting_faults
 from pydelta.merging.registry import near
@@ -69,44 +67,43 @@ class Recipe:
     @property
     def title(self) -> str:
         """In words, for the model card."""
-        pruned = self.method is not None and self.method.prunes
         name = self.method.name if self.method else ""
-        return f"A delta pruned by {name}" if pruned else f"A merge by {name}"
+        return f"A delta pruned by {name}" if self.prunes else f"A merge by {name}"
+
+    @property
+    def prunes(self) -> bool:
+        """Whether it is for one delta alone."""
+        return self.method is not None and self.method.prunes
 
 
 def entry_of(name: Any, where: Any, level: Level, problems: list[str]) -> Entry:
     """One model: a path that is looked for, or a state dict, which has none."""
     if not isinstance(name, str) or not name or "\0" in name or not name.isprintable():
         problems.append(f"a model's name must be printable text, got {name!r}")
-    path = "" if isinstance(where, Mapping) else os.fspath(where)
+    path = "" if isinstance(where, Mapping) else os.fspath(resolve(where))
     if path and not os.path.exists(path):
         hint = "; adapters (path+adapter) are not supported" if "+" in path else ""
-        problems.append(f"{path}: no such file or folder (models are not downloaded){hint}")
+        problems.append(f"{not_found(path)}{hint}")
     return Entry(str(name), path, (level,) if level else ())
 
 
-def name_of(path: str | os.PathLike[str]) -> str:
-    """A model's name where none is given: the last part of its path."""
-    return Path(path).name or Path(path).resolve().name
-
-
-def faults_of(found: Method, models: Sequence[Entry], levels: Sequence[Level]) -> Iterator[str]:
+def faults_of(method: Method, models: Sequence[Entry], levels: Sequence[Level]) -> Iterator[str]:
     """What is wrong with settings, whatever tensors they are for."""
     for level in levels:
-        yield from _bad_level(found, "", level)
+        yield from _bad_level(method, "", level)
     for entry in models:
         for level in entry.levels:
-            yield from _bad_level(found, f" of {entry.name}", level)
+            yield from _bad_level(method, f" of {entry.name}", level)
 
 
-def _bad_level(found: Method, of: str, level: Level) -> Iterator[str]:
+def _bad_level(method: Method, of: str, level: Level) -> Iterator[str]:
     for name, setting in level.items():
-        parameter = found.parameter(name)
+        parameter = method.parameter(name)
         if parameter is None:
-            known = [p.name for p in found.parameters if p.per_model or not of]
+            known = [p.name for p in method.parameters if p.per_model or not of]
             reason = f": {REFUSED[name]}" if name in REFUSED else near(name, known)
             has = ", ".join(known)
-            yield f"parameter {name}{of} is not supported by {found.name}, which has {has}{reason}"
+            yield f"parameter {name}{of} is not supported by {method.name}, which has {has}{reason}"
         elif of and not parameter.per_model:
             yield f"parameter {name}{of} is one of the whole recipe: write it under its parameters"
         else:
@@ -139,6 +136,7 @@ def _text(
     method: Method, base: Entry | None, models: Sequence[Entry], shared: Mapping[str, Any], dtype: str | None
 ) -> str:
     """The same as YAML, for the model card."""
+    import yaml
 
     content: dict[str, Any] = {"merge_method": method.name}
     content |= {"base_model": base.path} if base else {}

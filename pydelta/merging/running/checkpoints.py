@@ -20,7 +20,7 @@ from pydelta.core.check import compute_dtype
 from pydelta.merging.planning.items import ModelTerm, TensorPlan
 from pydelta.merging.running.columns import Columns
 from pydelta.merging.running.masker import Chosen, Masker, by_rows, common_dtype, matched
-from pydelta.merging.running.one_tensor import merge_whole, settings
+from pydelta.merging.running.one_tensor import check_result, merge_whole, settings
 from pydelta.merging.running.pieces import load_pair, map_tensor, of_part, on_device, ready, row_length
 
 Sink = Callable[[str, torch.Tensor, int], object]
@@ -29,7 +29,7 @@ Sink = Callable[[str, torch.Tensor, int], object]
 Masks = list[list[Chosen]]
 """By output and by term."""
 
-_AHEAD = 4  # tensors whose masks are made before they are merged
+_AHEAD = 4  # tensors whose masks are made before they are merged: it bounds the memory of masks
 
 
 class CheckpointMerge:
@@ -87,7 +87,7 @@ class CheckpointMerge:
 
     def _start(self, workers: Workers, item: TensorPlan, jobs: Sequence[Future[list[Chosen]]]) -> None:
         by_term = [job.result() for job in jobs]
-        masks = [[found[i] for found in by_term] for i in range(len(self._sinks))]
+        masks = [[term[i] for term in by_term] for i in range(len(self._sinks))]
         merged = math.prod(item.shape) if item.terms else 0
         if item.terms:
             if self._in_one(item, masks[0]):
@@ -138,7 +138,9 @@ class CheckpointMerge:
             here = [of_part(mask, start, shape) for mask in chosen]
             out = self._work.get("out", shape, direct)
             ops.merge_into(base, tuned, masks=here, start=start, out=out, **settings(self._method, item))
-            self._give(sink, item, self._widen(out, "out", wanted), start)
+            result = self._widen(out, "out", wanted)
+            check_result(item, result)
+            self._give(sink, item, result, start)
         return read
 
     def _whole(self, item: TensorPlan, masks: Masks) -> int:
@@ -147,16 +149,17 @@ class CheckpointMerge:
         sources += [self._models[term.model] for term in item.terms]
         for source in sources:
             check_finite(source, item.name)
-        found = [map_tensor(source, item) for source in sources]
-        dtype = common_dtype([x.dtype for x in found])
-        there = [x.to(device=self._device, dtype=dtype) for x in found]
+        mapped = [map_tensor(source, item) for source in sources]
+        dtype = common_dtype([x.dtype for x in mapped])
+        there = [x.to(device=self._device, dtype=dtype) for x in mapped]
         base = None if self._base is None else there[0]
         tuned = there if base is None else there[1:]
         for sink, chosen in zip(self._sinks.values(), masks, strict=True):
             here = [on_device(mask, self._device) for mask in chosen]
             merged = merge_whole(self._method, item, base, tuned, here, TORCH[item.info.dtype])
+            check_result(item, merged)
             self._give(sink, item, merged.cpu().contiguous(), 0)
-        return sum(x.nbytes for x in found)
+        return sum(x.nbytes for x in mapped)
 
     def _copy(self, item: TensorPlan, start: int, count: int) -> int:
         """What the result has from the base."""
@@ -165,8 +168,11 @@ class CheckpointMerge:
         self._origin.read(item.name, part, start)
         if part.is_floating_point():
             check_part(self._origin, item.name, part)
+        result = self._widen(part, "copy", TORCH[item.info.dtype])
+        if result is not part:
+            check_result(item, result)
         for sink in self._sinks.values():
-            self._give(sink, item, self._widen(part, "copy", TORCH[item.info.dtype]), start)
+            self._give(sink, item, result, start)
         return part.nbytes
 
     def _give(self, sink: Sink, item: TensorPlan, part: torch.Tensor, start: int) -> None:

@@ -73,11 +73,11 @@ class Masker:
     def _factor(self, item: TensorPlan, term: ModelTerm, pair: Pair) -> bool | float | str:
         q = term.values.get("q")
         if q is None or isinstance(q, float):
-            found: bool | float | str = term.values["factor"]
-            return found if q is None else 1 / q
+            factor: bool | float | str = term.values["factor"]
+            return factor if q is None else 1 / q
         calibration = self._calibration
         known = calibration is not None and item.name in calibration.layers
-        found_q = layer_q(
+        q_of_layer = layer_q(
             item.name,
             delta_of(*pair()),
             keep=term.values["keep" if self.method.prunes else "density"],
@@ -86,7 +86,7 @@ class Masker:
             calibration=calibration if known else None,
             dim=item.axis if len(item.shape) > 1 else None,
         )
-        return 1 / found_q
+        return 1 / q_of_layer
 
 
 def matched(method: Method, item: TensorPlan) -> bool:

@@ -29,7 +29,7 @@ def model_cuts(
             continue
         for term in item.terms:
             chosen.setdefault(term.model, []).append((item, term))
-    found: dict[tuple[str, str], MagnitudeThreshold] = {}
+    by_tensor: dict[tuple[str, str], MagnitudeThreshold] = {}
     for model, members in chosen.items():
         keep, large = _fractions(method, members)
 
@@ -39,8 +39,8 @@ def model_cuts(
             return (load(model, item) for item, _ in members)
 
         cuts = model_threshold(pairs, keep=keep, drop_large=large)
-        found |= {(model, item.name): cut for (item, _), cut in zip(members, cuts, strict=True)}
-    return found
+        by_tensor |= {(model, item.name): cut for (item, _), cut in zip(members, cuts, strict=True)}
+    return by_tensor
 
 
 def _fractions(method: Method, members: Sequence[tuple[TensorPlan, ModelTerm]]) -> tuple[float, float]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
-from pydelta.checkpoint.reader import SINGLE
+from pydelta.checkpoint.beside import differing
+from pydelta.checkpoint.folders import SINGLE
+from pydelta.checkpoint.kinds import listed
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.tensor_names import config_of
 from pydelta.checkpoint.writer import Shards
 from pydelta.merging.planning.items import TensorPlan
+from pydelta.merging.planning.job import CheckedMerge
 from pydelta.merging.recipes.recipe import DTYPES
 
 
@@ -47,6 +51,22 @@ def resharded(
     names = [f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
     names = [SINGLE] if len(groups) == 1 else names
     return dict(zip(names, groups, strict=True)), dict.fromkeys(names, merged)
+
+
+def say_differing(job: CheckedMerge) -> None:
+    """Warns, once, of files beside the weights (config, tokenizer, chat template) that are not the same.
+
+    The result has those of its origin: which ones fit a merge, only who made it can know.
+    """
+    assert job.origin is not None
+    sources = {**({} if job.base is None else {"base": job.base}), **job.models}
+    models: dict[tuple[str, ...], list[str]] = {}
+    for name, model in sources.items():
+        if model is not job.origin and (files := differing(job.origin.folder, model.folder)):
+            models.setdefault(tuple(files), []).append(name)
+    if models:
+        texts = [f"{listed(files)} differ from those of {listed(names)}" for files, names in models.items()]
+        warnings.warn(f"{'; '.join(texts)}; the result has those of {job.origin.path}", stacklevel=3)
 
 
 def config_text(origin: Checkpoint, dtype: str | None) -> dict[str, str]:

@@ -55,13 +55,13 @@ def _same(items: Sequence[TensorPlan], mark: Mark, equal: Equal) -> dict[str, tu
         if item.terms and len(item.shape) > 1:
             models = tuple(term.model for term in item.terms)
             groups.setdefault((item.info.dtype, item.shape, models, mark(item.name)), []).append(item.name)
-    found: dict[str, tuple[str, ...]] = {}
+    tied: dict[str, tuple[str, ...]] = {}
     for names in groups.values():
         first, *others = sorted(names)
         copies = [name for name in others if equal(first, name)]
         if copies:
-            found[first] = (first, *copies)
-    return found
+            tied[first] = (first, *copies)
+    return tied
 
 
 def _equal(model: Checkpoint, a: str, b: str) -> bool:

@@ -30,22 +30,22 @@ def check_base(store: Path, base: Checkpoint, manifest: Manifest, workers: Worke
         )
 
 
-def open_base(store: Path, manifest: Manifest, given: Pathlike | None) -> Checkpoint:
+def open_base(store: Path, manifest: Manifest, override: Pathlike | None) -> Checkpoint:
     """The base, from where it is said to be or from where it lay.
 
     Raises:
         FileNotFoundError: nothing is there.
         ValueError: names, shapes or dtypes are not those of the store's base.
     """
-    path = Path(manifest.base_path if given is None else given)
-    if given is None and not path.exists():
+    path = Path(manifest.base_path if override is None else override)
+    if override is None and not path.exists():
         raise FileNotFoundError(
             f"{store}: its base is no longer at {path}; say where it is with --base (base=)"
         )
     base = Checkpoint(path)
-    found = {info.name: (info.dtype, info.shape) for info in base.tensors.values()}
+    present = {info.name: (info.dtype, info.shape) for info in base.tensors.values()}
     wanted = {name: (rule.dtype, rule.shape) for name, rule in manifest.rules.items()}
-    differ = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
+    differ = sorted(n for n in present.keys() | wanted.keys() if present.get(n) != wanted.get(n))
     if differ:
         raise ValueError(
             f"{path}: not the base of {store}: {', '.join(differ)} differ in name, shape or dtype"

@@ -8,15 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from pydelta.superposition.format.departures import Departures
 from pydelta.superposition.format.form import StorageForm
 from pydelta.superposition.format.mask import Masking
 from pydelta.superposition.format.rules import SUPERPOSED, Rule
 
-FORMAT, VERSION = "pydelta-superposition", 3
+FORMAT, VERSION = "pydelta-superposition", 4
+PLAIN_VERSION = 3
+"""Of a store whose models depart from the base in nothing but the values of its floating tensors."""
 TRANSFORMS = ("none", "sign", "hadamard")
 AUTO = "auto"
-STORE, LOG, EXACT_FOLDER, RESIDUAL_FOLDER = "store.json", "log.jsonl", "exact", "residual"
-_NAME_LIMIT = 200
+STORE, LOG = "store.json", "log.jsonl"
+EXACT_FOLDER, RESIDUAL_FOLDER, FILES_FOLDER = "exact", "residual", "files"
+_NAME_LIMIT = 200  # of the file that a model's exact tensors lie in; file systems take 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Model:
         norms: the same by tensor; a store of version 1 has none.
         losses: superposed tensor -> what its delta loses beside others; none without mask and residual.
         lams: superposed tensor -> its calibrated factor of lambda; a tensor that is not there has 1.
+        departs: what it has otherwise than its base.
     """
 
     seed: int
@@ -55,6 +60,7 @@ class Model:
     norms: Mapping[str, float]
     losses: Mapping[str, Loss] = dataclasses.field(default_factory=dict)
     lams: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    departs: Departures = dataclasses.field(default_factory=Departures)
 
     def power(self, tensor: str | None = None) -> float:
         """The squared norm of what it adds to a sum, over all superposed tensors or one."""
@@ -132,7 +138,7 @@ class Manifest:
     def dump(self) -> str:
         content = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": VERSION if any(model.departs for model in self.models.values()) else PLAIN_VERSION,
             "pydelta": self.made_by,
             "transform": self.transform,
             "shuffle_layers": self.shuffle_layers,
@@ -155,13 +161,13 @@ class Manifest:
 
     def _model(self, model: Model) -> dict[str, Any]:
         summed = [name for name, rule in self.rules.items() if rule.rule == SUPERPOSED]
-        found: dict[str, Any] = {"seed": model.seed, "weight": model.weight, "fingerprint": model.fingerprint}
-        found |= {"norm2": model.norm2, "norms": [model.norms[name] for name in summed]}
+        entry: dict[str, Any] = {"seed": model.seed, "weight": model.weight, "fingerprint": model.fingerprint}
+        entry |= {"norm2": model.norm2, "norms": [model.norms[name] for name in summed]}
         if model.losses:
-            found["losses"] = [dataclasses.astuple(model.losses[name]) for name in summed]
+            entry["losses"] = [dataclasses.astuple(model.losses[name]) for name in summed]
         if model.lams:
-            found["lams"] = [model.lams.get(name) for name in summed]
-        return found
+            entry["lams"] = [model.lams.get(name) for name in summed]
+        return entry | model.departs.dump()
 
     def _tensor(self, name: str, rule: Rule) -> dict[str, Any]:
         plain = {**dataclasses.asdict(rule), "exponent": self.exponents.get(name)}
@@ -181,6 +187,11 @@ def residual_name(model: str) -> str:
 def model_files(model: str, residual: float) -> list[str]:
     """All files of a model's own."""
     return [exact_name(model), *([residual_name(model)] if residual else [])]
+
+
+def own_folder(model: str) -> str:
+    """The folder of the small files of a model's own, below the store."""
+    return f"{FILES_FOLDER}/{file_name(model)}"
 
 
 def file_name(model: str) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydelta.checkpoint.header import ITEMSIZE, parse_json
+from pydelta.checkpoint import TensorInfo
+from pydelta.checkpoint.header import parse_json
+from pydelta.checkpoint.tensor_names import FLOATS
+from pydelta.superposition.format.departures import Departures
 from pydelta.superposition.format.form import BITS, DTYPES, StorageForm
 from pydelta.superposition.format.manifest import (
     AUTO,
@@ -31,6 +34,7 @@ from pydelta.superposition.format.mask import Masking
 from pydelta.superposition.format.rules import BASE, EXACT, SUPERPOSED, Rule
 
 _HEX = re.compile(r"[0-9a-f]{64}")
+_DTYPE = re.compile(r"[A-Z][A-Z0-9_]{0,31}")
 _SUMS = re.compile(r"(superposed|open)-[0-9a-f]{16}\.safetensors")
 
 
@@ -80,6 +84,11 @@ def _manifest(read: _Reader, content: dict[str, Any], version: int) -> Manifest:
     if version > 2:
         models = {
             name: dataclasses.replace(model, lams=read.lams(name, entries[name], summed))
+            for name, model in models.items()
+        }
+    if version > 3:
+        models = {
+            name: dataclasses.replace(model, departs=read.departures(f"models.{name}", entries[name], rules))
             for name, model in models.items()
         }
     if version == 1:
@@ -225,7 +234,7 @@ class _Reader:
             items = self.get(entry, field, list)
             self.require(all(isinstance(x, str) for x in items), f"{where}.{field}", "be names", items)
         for field, kind in (("files", "superposed"), ("open", "open")):
-            fits = all((found := _SUMS.fullmatch(x)) and found[1] == kind for x in entry[field])
+            fits = all((parts := _SUMS.fullmatch(x)) and parts[1] == kind for x in entry[field])
             self.require(fits, f"{where}.{field}", "be names of files of sums", entry[field])
         return Bucket(tuple(sorted(entry["models"])), tuple(entry["files"]), tuple(entry["open"]))
 
@@ -288,10 +297,45 @@ class _Reader:
     def rule(self, name: str, entry: dict[str, Any]) -> Rule:
         where = f"tensors.{name}"
         rule = self.one_of(entry, "rule", (SUPERPOSED, EXACT, BASE))
-        dtype = self.one_of(entry, "dtype", tuple(ITEMSIZE))
-        shape = self.get(entry, "shape", list)
-        self.require(all(type(n) is int and n >= 0 for n in shape), f"{where}.shape", "be sizes", shape)
+        dtype, shape = self.info(where, entry)
         dim = entry.get("dim")
         fits = type(dim) is int and 0 <= dim < len(shape) if rule == SUPERPOSED else dim is None
         self.require(fits, f"{where}.dim", "be the input axis of a superposed tensor", dim)
-        return Rule(rule, dtype, tuple(shape), dim)
+        return Rule(rule, dtype, shape, dim)
+
+    def info(self, where: str, entry: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+        dtype, shape = self.get(entry, "dtype", str), self.get(entry, "shape", list)
+        self.require(bool(_DTYPE.fullmatch(dtype)), f"{where}.dtype", "be a dtype of safetensors", dtype)
+        self.require(all(type(n) is int and n >= 0 for n in shape), f"{where}.shape", "be sizes", shape)
+        return dtype, tuple(shape)
+
+    def departures(self, where: str, entry: dict[str, Any], rules: Mapping[str, Rule]) -> Departures:
+        """What one model has otherwise than its base; a field that is not there is empty."""
+        own = {}
+        for name, value in self.items({"own": {}, **entry}, "own"):
+            own[name] = TensorInfo(name, *self.info(f"{where}.own.{name}", self.entry("own", name, value)))
+        lacks = self.get({"lacks": [], **entry}, "lacks", list)
+        fits = all(isinstance(name, str) and name in rules and name not in own for name in lacks)
+        self.require(fits, f"{where}.lacks", "be tensors of the base", lacks)
+        dtypes = dict(self.items({"dtypes": {}, **entry}, "dtypes"))
+        rows = dict(self.items({"rows": {}, **entry}, "rows"))
+        summed = {name for name, rule in rules.items() if rule.rule == SUPERPOSED} - own.keys() - {*lacks}
+        for field, values, fits in (
+            ("dtypes", dtypes, all(isinstance(dtype, str) and dtype in FLOATS for dtype in dtypes.values())),
+            ("rows", rows, all(type(count) is int and count > 0 for count in rows.values())),
+        ):
+            self.require(
+                fits and values.keys() <= summed, f"{where}.{field}", "be of superposed tensors", values
+            )
+        bad = [name for name in rows if not rules[name].dim]
+        self.require(not bad, f"{where}.rows", "be of tensors with rows of inputs", bad)
+        files = {n: self.sha256(entry["files"], n) for n, _ in self.items({"files": {}, **entry}, "files")}
+        bad = [name for name in files if not plain_path(name)]
+        self.require(not bad, f"{where}.files", "be named by paths below the model's folder", bad)
+        return Departures(own, frozenset(lacks), dtypes, rows, files)
+
+
+def plain_path(name: str) -> bool:
+    """Whether a file's name leads to below its folder, and to nothing hidden there."""
+    parts = name.split("/")
+    return name.isprintable() and "\\" not in name and all(x and not x.startswith(".") for x in parts)

@@ -9,6 +9,7 @@ from pydelta.core.mask_names import BREADCRUMBS, DROP_LARGE, MASKS, RANDOM
 
 if TYPE_CHECKING:
     from pydelta.checkpoint import Checkpoint
+    from pydelta.checkpoint.workspace import Readable
     from pydelta.core.masks import MagnitudeThreshold, RandomMask
 
 
@@ -62,7 +63,7 @@ class Masking:
             object.__setattr__(self, "drop_large", drop)
 
     def of(
-        self, base: Checkpoint, tuned: Checkpoint, seed: int, model: str, tensor: str
+        self, base: Checkpoint, tuned: Readable, seed: int, model: str, tensor: str
     ) -> RandomMask | MagnitudeThreshold:
         """The mask of one delta, ready for parts of it; it depends on seed, model and tensor alone.
 
@@ -78,4 +79,6 @@ class Masking:
         origin, theirs = check_finite(base, tensor), check_finite(tuned, tensor)
         if self.mask == RANDOM:
             return RandomMask(self.keep, key(seed, "mask", model, tensor))
+        # A model of another dtype is read in a wide one.
+        origin = origin if origin.dtype == theirs.dtype else origin.to(theirs.dtype)
         return magnitude_threshold(theirs, keep=self.keep, drop_large=self.drop_large or 0.0, base=origin)

@@ -12,7 +12,7 @@ from pydelta.checkpoint.workspace import PART_BYTES
 from pydelta.superposition.format.rules import Rule
 
 if TYPE_CHECKING:
-    from pydelta.core.masks import Ready
+    from pydelta.core.masks import KernelMask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,19 +20,19 @@ class Part:
     """Part of one tensor of the store.
 
     Attributes:
-        place: that tensor.
+        slot: that tensor.
         sources: model -> the tensor whose delta it puts there.
         rule: theirs.
         start, shape: see :func:`cut`.
         masks: model -> what of its delta is summed; none where all is.
     """
 
-    place: str
+    slot: str
     sources: Mapping[str, str]
     rule: Rule
     start: int
     shape: tuple[int, ...]
-    masks: Mapping[str, Future[Ready]] = dataclasses.field(default_factory=dict)
+    masks: Mapping[str, Future[KernelMask]] = dataclasses.field(default_factory=dict)
 
 
 def cut(rule: Rule, bytes_per_element: int) -> Iterator[tuple[int, tuple[int, ...]]]:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
+from pydelta.checkpoint.kinds import counts_up, is_index, scales_of
 from pydelta.checkpoint.tensor_names import FLOATS, group_of, input_axis, known_axes, layer_of
 
 SUPERPOSED, EXACT, BASE = "superposed", "exact", "base"
+NARROW = ("F8_E4M3", "F8_E5M2")
+"""Floating dtypes that are looked through for NaN and Inf, but not computed with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Rule:
     """One tensor of the base.
 
     Attributes:
-        rule: "superposed", "exact" (kept per model) or "base" (the base's own).
+        rule: "superposed", "exact" (kept per model) or "base" (the base's own, where a model has the same).
         dtype, shape: the base's.
         dim: the input axis of a superposed tensor, counted from the front; else None.
         transform: of a superposed tensor, where a store has chosen one for each; else None.
@@ -43,23 +46,18 @@ def rules_of(base: Checkpoint, input_dims: Mapping[str, int] | None = None) -> d
     Raises:
         ValueError: an axis is out of range, or a pattern matches no tensor.
     """
-    given = dict(input_dims or {})
-    dims = [*given.items(), *known_axes(base).items()]
-    for pattern in given:
+    axes = dict(input_dims or {})
+    dims = [*axes.items(), *known_axes(base).items()]
+    for pattern in axes:
         if not fnmatch.filter(base.names, pattern):
             raise ValueError(f"[compress] input_dims must match a tensor of {base.path}, got {pattern!r}")
-    return {name: _rule(info, dims) for name, info in base.tensors.items()}
-
-
-def check_same(base: Checkpoint, models: Mapping[str, Checkpoint]) -> None:
-    """Every model has the base's names, shapes and dtypes.
-
-    Raises:
-        ValueError: one sentence that lists every difference.
-    """
-    problems = [problem for model in models.values() for problem in _differences(base, model)]
-    if problems:
-        raise ValueError("; ".join(problems))
+    scales = scales_of(base.tensors)
+    return {
+        name: Rule(BASE, info.dtype, info.shape)
+        if is_index(name) or (info.dtype in FLOATS and len(info.shape) > 1 and counts_up(base, name))
+        else _rule(info, dims, scales)
+        for name, info in base.tensors.items()
+    }
 
 
 def slots(rules: Mapping[str, Rule], seed: int, model: str, shuffle_layers: bool) -> dict[str, str]:
@@ -77,7 +75,7 @@ def slots(rules: Mapping[str, Rule], seed: int, model: str, shuffle_layers: bool
     table: dict[str, str] = {}
     for group, members in slot_groups(rules):
         order = shuffle(key(seed, "shuffle", model, group), len(members))
-        table |= {name: members[place] for name, place in zip(members, order, strict=True)}
+        table |= {name: members[index] for name, index in zip(members, order, strict=True)}
     return table
 
 
@@ -98,34 +96,18 @@ def slot_groups(rules: Mapping[str, Rule]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _rule(info: TensorInfo, dims: Sequence[tuple[str, int]]) -> Rule:
-    if not info.dtype.startswith(("F", "BF")) or info.nbytes == 0:
+def _rule(info: TensorInfo, dims: Sequence[tuple[str, int]], scales: Container[str]) -> Rule:
+    """Of a tensor that is no index; ``scales`` mean something beside their quantised weights alone."""
+    if info.dtype not in (*FLOATS, *NARROW) or info.nbytes == 0:
         return Rule(BASE, info.dtype, info.shape)
-    if len(info.shape) < 2 or info.dtype not in FLOATS:
+    if len(info.shape) < 2 or info.dtype not in FLOATS or info.name in scales:
         return Rule(EXACT, info.dtype, info.shape)
     rank = len(info.shape)
-    given = (dim for pattern, dim in dims if fnmatch.fnmatchcase(info.name, pattern))
-    dim = next(given, input_axis(info.shape))
+    axes = (dim for pattern, dim in dims if fnmatch.fnmatchcase(info.name, pattern))
+    dim = next(axes, input_axis(info.shape))
     if isinstance(dim, bool) or not isinstance(dim, int) or not -rank <= dim < rank:
         raise ValueError(
             f"[compress] input_dims must lie in [{-rank}, {rank - 1}] for {info.name} of shape {info.shape}, "
             f"got {dim!r}"
         )
     return Rule(SUPERPOSED, info.dtype, info.shape, dim % rank)
-
-
-def _differences(base: Checkpoint, model: Checkpoint) -> list[str]:
-    missing = _list(model, "lacks tensors of the base", [n for n in base.names if n not in model.tensors])
-    extra = _list(model, "has tensors that the base lacks", [n for n in model.names if n not in base.tensors])
-    changed = []
-    for name, info in base.tensors.items():
-        other = model.tensors.get(name, info)
-        if other.shape != info.shape:
-            changed.append(f"{name} has shape {list(other.shape)}, in the base {list(info.shape)}")
-        if other.dtype != info.dtype:
-            changed.append(f"{name} has dtype {other.dtype}, in the base {info.dtype}")
-    return missing + extra + _list(model, "differs from the base", changed)
-
-
-def _list(model: Checkpoint, problem: str, items: Sequence[str]) -> list[str]:
-    return [f"{model.path} {problem}: {', '.join(items)}"] if items else []

@@ -26,37 +26,37 @@ class BucketReader:
 
     def __init__(self, files: StoreFiles, bucket: int, *, total: bool = False) -> None:
         self._manifest = files.manifest
-        self._home = (files.totals if total else files.sums)[bucket]
+        self._files = (files.totals if total else files.sums)[bucket]
         self._coded = self._manifest.form.bits is not None and not total
         self._work = Workspace()
 
-    def tensor(self, place: str) -> torch.Tensor | Quantized:
+    def tensor(self, slot: str) -> torch.Tensor | Quantized:
         """A whole superposed tensor, mapped into memory."""
-        rule = self._manifest.rules[place]
+        rule = self._manifest.rules[slot]
         if not self._coded:
-            return self._scaled(place, rule, self._home[place].tensor(place))
-        names = CODES + place, SCALES + place
-        codes, scales = (self._home[name].tensor(name) for name in names)
-        return self._quantized(place, codes, scales, input_axis_last(rule.shape, rule.dim or 0))
+            return self._scaled(slot, rule, self._files[slot].tensor(slot))
+        names = CODES + slot, SCALES + slot
+        codes, scales = (self._files[name].tensor(name) for name in names)
+        return self._quantized(slot, codes, scales, input_axis_last(rule.shape, rule.dim or 0))
 
-    def part(self, place: str, start: int, shape: tuple[int, ...]) -> torch.Tensor | Quantized:
+    def part(self, slot: str, start: int, shape: tuple[int, ...]) -> torch.Tensor | Quantized:
         """One part, see :func:`cut`; it lives until the thread's next call."""
-        rule = self._manifest.rules[place]
+        rule = self._manifest.rules[slot]
         if not self._coded:
-            return self._scaled(place, rule, self.raw(place, start, shape))
+            return self._scaled(slot, rule, self.raw(slot, start, shape))
         turned = input_axis_last(shape, input_axis(rule))
         codes, scales = code_shapes(turned, *self._format)
         row = start // rule.shape[rule.dim or 0]
         return self._quantized(
-            place,
-            self._read(self._home[CODES + place], CODES + place, codes, row * codes[-1]),
-            self._read(self._home[SCALES + place], SCALES + place, scales, row * scales[-1]),
+            slot,
+            self._read(self._files[CODES + slot], CODES + slot, codes, row * codes[-1]),
+            self._read(self._files[SCALES + slot], SCALES + slot, scales, row * scales[-1]),
             turned,
         )
 
-    def raw(self, place: str, start: int, shape: tuple[int, ...]) -> torch.Tensor:
+    def raw(self, slot: str, start: int, shape: tuple[int, ...]) -> torch.Tensor:
         """One part of a sum in full, as it is stored."""
-        return self._read(self._home[place], place, shape, start)
+        return self._read(self._files[slot], slot, shape, start)
 
     @property
     def _format(self) -> tuple[int, int]:
@@ -64,22 +64,22 @@ class BucketReader:
         assert form.bits is not None
         return form.bits, 0 if form.group == "row" else int(form.group)
 
-    def _read(self, home: Checkpoint, name: str, shape: tuple[int, ...], start: int) -> torch.Tensor:
+    def _read(self, file: Checkpoint, name: str, shape: tuple[int, ...], start: int) -> torch.Tensor:
         role = name.partition("/")[0] if self._coded else "sum"
-        return home.read(name, self._work.get(role, shape, TORCH[home.dtype(name)]), start)
+        return file.read(name, self._work.get(role, shape, TORCH[file.dtype(name)]), start)
 
     def _quantized(
-        self, place: str, codes: torch.Tensor, scales: torch.Tensor, shape: tuple[int, ...]
+        self, slot: str, codes: torch.Tensor, scales: torch.Tensor, shape: tuple[int, ...]
     ) -> Quantized:
-        form, rule = self._manifest.form, self._manifest.rules[place]
+        form, rule = self._manifest.form, self._manifest.rules[slot]
         assert form.bits is not None
-        check_part(self._home[SCALES + place], SCALES + place, scales)
+        check_part(self._files[SCALES + slot], SCALES + slot, scales)
         return Quantized(codes, scales.float(), form.bits, form.group, shape, compute(rule))
 
-    def _scaled(self, place: str, rule: Rule, stored: torch.Tensor) -> torch.Tensor:
+    def _scaled(self, slot: str, rule: Rule, stored: torch.Tensor) -> torch.Tensor:
         if not self._manifest.form.exact:
             return stored
-        return stored.to(compute(rule)).mul_(math.ldexp(1.0, -self._manifest.exponents[place]))
+        return stored.to(compute(rule)).mul_(math.ldexp(1.0, -self._manifest.exponents[slot]))
 
 
 def compute(rule: Rule) -> torch.dtype:

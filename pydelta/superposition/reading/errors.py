@@ -18,9 +18,9 @@ def relative_error(manifest: Manifest, model: str) -> float:
     Infinite for a model without a delta in a bucket that has some.
     """
     models, entry = manifest.models, manifest.models[model]
-    if entry.losses:
-        found = _squares(manifest, model)
-        return _ratio(math.fsum(found.values()), math.fsum(loss.delta for loss in entry.losses.values()))
+    if entry.losses or entry.departs.in_tensors:
+        squares = _squares(manifest, model)
+        return _ratio(math.fsum(squares.values()), math.fsum(entry.loss(tensor).delta for tensor in squares))
     names = manifest.buckets[manifest.bucket(model)].models
     own = entry.power()
     return _ratio(_noise(manifest, [models[name].power() for name in names], own), own)
@@ -61,13 +61,15 @@ def _squares(manifest: Manifest, model: str) -> dict[str, float]:
     tables = {name: _slots(manifest, name) for name in bucket.models}
     power: dict[str, list[float]] = {}
     for name, table in tables.items():
-        for tensor, place in table.items():
-            power.setdefault(place, []).append(models[name].power(tensor))
-    entry, found = models[model], {}
-    for tensor, place in tables[model].items():
-        noise, loss = _noise(manifest, power[place], entry.power(tensor)), entry.loss(tensor)
-        found[tensor] = loss.left * (noise / entry.weight**2 + loss.lost)
-    return found
+        for tensor, slot in table.items():
+            power.setdefault(slot, []).append(models[name].power(tensor))
+    entry, squares = models[model], {}
+    for tensor, slot in tables[model].items():
+        if not entry.departs.superposes(tensor, manifest.rules[tensor]):
+            continue  # what is exact shares nothing
+        noise, loss = _noise(manifest, power[slot], entry.power(tensor)), entry.loss(tensor)
+        squares[tensor] = loss.left * (noise / entry.weight**2 + loss.lost)
+    return squares
 
 
 def _noise(manifest: Manifest, powers: Iterable[float], own: float) -> float:

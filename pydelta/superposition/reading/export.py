@@ -13,10 +13,17 @@ from pydelta.superposition.reading.retrieve import Retrieval
 
 
 def export(
-    store: Path, files: StoreFiles, out: Pathlike, names: Sequence[str], *, base: Pathlike | None, show: bool
+    store: Path,
+    files: StoreFiles,
+    out: Pathlike,
+    names: Sequence[str],
+    *,
+    base: Pathlike | None,
+    out_dtype: str,
+    show: bool,
 ) -> list[Path]:
     """See :meth:`Superposition.export`."""
-    retrievals = [Retrieval(store, files, name, base, None) for name in names]
+    retrievals = [Retrieval(store, files, name, base, None, out_dtype=out_dtype) for name in names]
     inputs = [store, *(retrieval.base.path for retrieval in retrievals)]
     target = check_output(out, force=False, inputs=inputs)
     with staged(target, force=False) as folder:

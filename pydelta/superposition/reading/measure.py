@@ -12,7 +12,7 @@ from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workspace import Workspace
 from pydelta.superposition.format.files import StoreFiles
-from pydelta.superposition.format.rules import SUPERPOSED, check_same
+from pydelta.superposition.reading.aligned import aligned
 from pydelta.superposition.reading.retrieve import Retrieval
 
 
@@ -21,14 +21,16 @@ def measure(
 ) -> dict[str, float | None]:
     """See :meth:`Superposition.measure`."""
     retrieval = Retrieval(store, files, name, base, 1.0, calibrated=False)
-    tuned, work = Checkpoint(path), Workspace()
-    check_same(retrieval.base, {name: tuned})
-    names = [tensor for tensor, rule in files.manifest.rules.items() if rule.rule == SUPERPOSED]
+    departs, work = files.manifest.models[name].departs, Workspace()
+    tuned = aligned(retrieval.base, Checkpoint(path), departs, retrieval.rules)
+    names = [tensor for tensor, rule in files.manifest.rules.items() if departs.superposes(tensor, rule)]
     squares: dict[str, list[tuple[float, float]]] = {tensor: [] for tensor in names}
 
     def compare(tensor: str, part: torch.Tensor, start: int) -> None:
-        dtype = TORCH[tuned.dtype(tensor)]
-        true = tuned.read(tensor, work.get("tuned", part.shape, dtype), start).double()
+        if start >= math.prod(retrieval.base.shape(tensor)):
+            return  # rows that the base lacks are exact
+        dtype, theirs = TORCH[retrieval.base.dtype(tensor)], TORCH[tuned.dtype(tensor)]
+        true = tuned.read(tensor, work.get("tuned", part.shape, theirs), start).double()
         origin = retrieval.base.read(tensor, work.get("base", part.shape, dtype), start).double()
         error, delta = part.double() - true, true - origin
         squares[tensor].append((float(error.square().sum()), float(delta.square().sum())))

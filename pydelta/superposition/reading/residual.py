@@ -29,6 +29,10 @@ class ResidualElements(NamedTuple):
     def to(self, device: torch.device) -> ResidualElements:
         return ResidualElements(self.places.to(device), self.values.to(device))
 
+    def cast(self, dtype: torch.dtype) -> ResidualElements:
+        """The same elements in another dtype."""
+        return self if self.values.dtype is dtype else ResidualElements(self.places, self.values.to(dtype))
+
     def part(self, start: int, count: int) -> ResidualElements:
         """The elements that lie in a part of the tensor, as those of a tensor of its own.
 
@@ -45,20 +49,20 @@ class ResidualElements(NamedTuple):
         else:
             x[torch.unravel_index(self.places, x.shape)] = self.values
 
-    def put_rows(self, found: torch.Tensor, rows: torch.Tensor) -> None:
+    def put_rows(self, matrix: torch.Tensor, rows: torch.Tensor) -> None:
         """As :meth:`put`, of some rows of a matrix.
 
         Args:
             found: (n, width), those rows.
             rows: (n,) int64, their indices; a row may come several times.
         """
-        width = found.shape[1]
+        width = matrix.shape[1]
         first = torch.searchsorted(self.places, rows * width)
         counts = torch.searchsorted(self.places, (rows + 1) * width) - first
         own = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
         # Counts on from the first place of each row.
         at = torch.arange(len(own), device=rows.device) + (first - counts.cumsum(0) + counts)[own]
-        found[own, self.places[at] - rows[own] * width] = self.values[at]
+        matrix[own, self.places[at] - rows[own] * width] = self.values[at]
 
 
 def read_residual(file: Checkpoint, tensor: str, rule: Rule) -> ResidualElements | None:

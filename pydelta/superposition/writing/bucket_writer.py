@@ -24,6 +24,7 @@ from pydelta.superposition.reading.bucket_reader import BucketReader
 from pydelta.superposition.writing.summer import DeltaSummer, coded
 
 SHARD_BYTES = 4 << 30
+"""A file of sums takes at most so much, or one tensor."""
 
 
 class BucketWriter:
@@ -54,7 +55,7 @@ class BucketWriter:
         self._exponents, self._old, self._open = exponents, old, open
         tables = {model: slots(rules, summer.seeds[model], model, shuffle_layers) for model in summer.models}
         self._sources = {
-            model: {place: source for source, place in table.items()} for model, table in tables.items()
+            model: {slot: source for source, slot in table.items()} for model, table in tables.items()
         }
         self._shards = _plan(f"superposed-{number}", form.tensors(rules))
         self._open_shards = _plan(f"open-{number}", form.tensors(rules, total=True)) if open else {}
@@ -69,7 +70,7 @@ class BucketWriter:
         files, opened = (tuple(final[file] for file in x) for x in (self._shards, self._open_shards))
         return Bucket(models, files, opened)
 
-    def write(self, workers: Workers, beside: Callable[[str], object] = lambda place: None) -> None:
+    def write(self, workers: Workers, beside: Callable[[str], object] = lambda slot: None) -> None:
         """Writes the files; they are complete when this returns.
 
         Args:
@@ -78,47 +79,47 @@ class BucketWriter:
         with contextlib.ExitStack() as stack:
             writer = stack.enter_context(writing(self._folder, self._shards))
             totals = stack.enter_context(writing(self._folder, self._open_shards)) if self._open else writer
-            for place, rule in self._rules.items():
+            for slot, rule in self._rules.items():
                 if rule.rule == SUPERPOSED:
-                    beside(place)
-                    self._start(workers, place, rule, writer, totals)
+                    beside(slot)
+                    self._start(workers, slot, rule, writer, totals)
             workers.finish()
 
-    def _start(self, workers: Workers, place: str, rule: Rule, writer: Writer, totals: Writer) -> None:
-        sources = {model: table[place] for model, table in self._sources.items()}
+    def _start(self, workers: Workers, slot: str, rule: Rule, writer: Writer, totals: Writer) -> None:
+        sources = {model: table[slot] for model, table in self._sources.items()}
         masks = self._summer.masks(sources, workers)
         width = ITEMSIZE[rule.dtype] * (len(sources) + len(set(sources.values()))) + 4 * (1 + len(masks))
         for start, shape in cut(rule, width):
-            part = Part(place, sources, rule, start, shape, masks)
+            part = Part(slot, sources, rule, start, shape, masks)
             job = functools.partial(self._run, part, writer, totals)
             (workers.submit_part if rule.dim else workers.run_alone)(job)
 
     def _run(self, part: Part, writer: Writer, totals: Writer) -> int:
         form = self._form
         if form.bits is None:
-            writer.write(part.place, self._total(part), part.start)
+            writer.write(part.slot, self._total(part), part.start)
         elif self._open or self._old is not None:
             total = self._total(part)
             if self._open:
-                totals.write(part.place, total, part.start)
+                totals.write(part.slot, total, part.start)
             _write_codes(writer, part, coded(total, part.rule, form))
         else:
             _write_codes(writer, part, self._summer.codes(part, form))
         return math.prod(part.shape) * ITEMSIZE[part.rule.dtype]
 
     def _total(self, part: Part) -> torch.Tensor:
-        form, place = self._form, part.place
-        old = None if self._old is None else self._old.raw(place, part.start, part.shape)
+        form, slot = self._form, part.slot
+        old = None if self._old is None else self._old.raw(slot, part.start, part.shape)
         if form.exact:
             assert form.room is not None
-            return self._summer.fixed(part, self._exponents[place], form.room, old)
-        return self._summer.sum(part, TORCH[form.total(place, part.rule).dtype], old)
+            return self._summer.fixed(part, self._exponents[slot], form.room, old)
+        return self._summer.sum(part, TORCH[form.total(slot, part.rule).dtype], old)
 
 
 def _write_codes(writer: Writer, part: Part, q: Quantized) -> None:
     row = part.start // part.rule.shape[part.rule.dim or 0]
-    writer.write(CODES + part.place, q.codes, row * q.codes.shape[-1])
-    writer.write(SCALES + part.place, q.scales.to(torch.bfloat16), row * q.scales.shape[-1])
+    writer.write(CODES + part.slot, q.codes, row * q.codes.shape[-1])
+    writer.write(SCALES + part.slot, q.scales.to(torch.bfloat16), row * q.scales.shape[-1])
 
 
 def _plan(stem: str, tensors: Iterable[TensorInfo]) -> Shards:

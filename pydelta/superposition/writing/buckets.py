@@ -22,12 +22,12 @@ def balance_into_buckets(powers: Mapping[str, float], count: int) -> list[tuple[
         The models' names; buckets with more models come first.
     """
     order = sorted(powers, key=lambda name: (-powers[name], name))
-    found: list[list[str]] = [[] for _ in range(count)]
+    buckets: list[list[str]] = [[] for _ in range(count)]
     for first in range(0, len(order), count):
-        found.sort(key=lambda names: (math.fsum(powers[name] for name in names), names))
-        for bucket, name in zip(found, order[first : first + count], strict=False):
+        buckets.sort(key=lambda names: (math.fsum(powers[name] for name in names), names))
+        for bucket, name in zip(buckets, order[first : first + count], strict=False):
             bucket.append(name)
-    return sorted((tuple(sorted(names)) for names in found), key=lambda names: (-len(names), names))
+    return sorted((tuple(sorted(names)) for names in buckets), key=lambda names: (-len(names), names))
 
 
 def open_bucket(manifest: Manifest) -> int | None:

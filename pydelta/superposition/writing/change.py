@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydelta.calibration import Calibration
 from pydelta.checkpoint import Checkpoint
+from pydelta.checkpoint.own_files import own_files, write_files
 from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.workers import Workers
@@ -20,16 +21,19 @@ from pydelta.superposition.format.manifest import (
     Model,
     exact_name,
     model_files,
+    own_folder,
 )
-from pydelta.superposition.format.rules import check_same
+from pydelta.superposition.reading.aligned import Model as AnyModel
+from pydelta.superposition.reading.aligned import aligned
 from pydelta.superposition.reading.bucket_reader import BucketReader
 from pydelta.superposition.reading.verify import fault
 from pydelta.superposition.writing.bucket_writer import BucketWriter
 from pydelta.superposition.writing.buckets import open_bucket
 from pydelta.superposition.writing.commit import Change, changing
-from pydelta.superposition.writing.lambdas import calibrations_of, check_calibration, fit_lambdas
-from pydelta.superposition.writing.models import describe, model_fingerprint, settle, write_exact
-from pydelta.superposition.writing.options import weights_of
+from pydelta.superposition.writing.depart import departures, with_files
+from pydelta.superposition.writing.lambdas import check_calibration, fit_lambdas
+from pydelta.superposition.writing.models import describe, model_fingerprint, name_by_content, write_exact
+from pydelta.superposition.writing.options import calibrations_of, weights_of
 from pydelta.superposition.writing.residual import with_residuals
 from pydelta.superposition.writing.summer import DeltaSummer
 
@@ -44,6 +48,7 @@ def add(
     base: Pathlike | None,
     weight: float,
     calibration: Pathlike | Calibration | None = None,
+    allow_missing: Iterable[str] = (),
     show: bool,
 ) -> None:
     """See :meth:`Superposition.add`."""
@@ -57,27 +62,31 @@ def add(
         held = manifest.buckets[index].models if index is not None else ()
         if form.exact and len(held) == form.room:
             raise ValueError(f"{store}: its exact sum has room for {form.room} models, and holds as many")
-        origin, tuned = _open(change, base, name, path)
+        origin, tuned = open_base(store, manifest, base), Checkpoint(path)
+        departs = departures(origin, {name: tuned}, manifest.rules, allow_missing)[name]
+        files = own_files(origin, tuned)
+        departs, view = with_files(departs, files), aligned(origin, tuned, departs, manifest.rules)
         for seen in calibrations.values():
             check_calibration(name, seen, manifest.rules)
         with progress(f"add {name}", origin.nbytes, show) as advance, Workers(advance) as workers:
             check_base(store, origin, manifest, workers)
-            summer = _summer(manifest, origin, name, tuned, weight, manifest.seed)
+            summer = _summer(manifest, origin, name, view, weight, manifest.seed)
             models = tuple(sorted((*held, name)))
             sums = _sums(change, summer, index, open=form.bits is not None and len(models) < (form.room or 0))
             sums.write(workers)
-            write_exact(change.folder, origin, name, tuned, manifest.rules)
+            write_exact(change.folder, origin, name, tuned, manifest.rules, departs)
+            write_files(change.folder / own_folder(name), files)
             seal = model_fingerprint(tuned, workers, whole=form.exact)
-            model = describe(summer, name, weight, manifest.seed, seal, manifest.rules)
-            stored, final = settle(change.folder, [*sums.files, exact_name(name)], workers)
+            model = describe(summer, name, weight, manifest.seed, seal, manifest.rules, departs)
+            stored, final = name_by_content(change.folder, [*sums.files, exact_name(name)], workers)
         at = len(manifest.buckets) if index is None else index
         buckets = (*manifest.buckets[:at], sums.entry(models, final), *manifest.buckets[at + 1 :])
-        joined, given = {**manifest.models, name: model}, {name: tuned}
+        joined, newcomer = {**manifest.models, name: model}, {name: view}
         new = _changed(dataclasses.replace(manifest, residual=0.0), buckets, joined, stored)
-        new = fit_lambdas(store, new, origin, given, calibrations, show=show, fresh=change.folder)
+        new = fit_lambdas(store, new, origin, newcomer, calibrations, show=show, fresh=change.folder)
         there = {file: kept for file, kept in manifest.files.items() if file.startswith(RESIDUAL_FOLDER)}
-        new = with_residuals(store, new, change.folder, origin, given, manifest.residual, there, show=show)
-        fresh = {*stored, *model_files(name, new.residual)}
+        new = with_residuals(store, new, change.folder, origin, newcomer, manifest.residual, there, show=show)
+        fresh = {*stored, *model_files(name, new.residual), *(f"{own_folder(name)}/{file}" for file in files)}
         change.commit(new, "add", fresh, model=name, path=os.fspath(path), base=str(origin.path))
 
 
@@ -87,7 +96,8 @@ def remove(store: Path, name: str, path: Pathlike, *, base: Pathlike | None, sho
         manifest, form = change.manifest, change.manifest.form
         index = _removable(store, manifest, name)
         models = tuple(other for other in manifest.buckets[index].models if other != name)
-        origin, tuned = _open(change, base, name, path)
+        origin, tuned = open_base(store, manifest, base), Checkpoint(path)
+        view = aligned(origin, tuned, manifest.models[name].departs, manifest.rules)
         stored: dict[str, dict[str, str]] = {}
         buckets = list(manifest.buckets)
         with progress(f"remove {name}", origin.nbytes, show) as advance, Workers(advance) as workers:
@@ -96,10 +106,10 @@ def remove(store: Path, name: str, path: Pathlike, *, base: Pathlike | None, sho
             if model_fingerprint(tuned, workers, whole=form.exact) != model.fingerprint:
                 raise ValueError(f"{path}: not the model {name!r} of {store}: its fingerprint differs")
             if models:
-                summer = _summer(manifest, origin, name, tuned, -model.weight, model.seed)
+                summer = _summer(manifest, origin, name, view, -model.weight, model.seed)
                 sums = _sums(change, summer, index, open=form.bits is not None)
                 sums.write(workers)
-                stored, final = settle(change.folder, sums.files, workers)
+                stored, final = name_by_content(change.folder, sums.files, workers)
                 buckets[index] = sums.entry(models, final)
             else:
                 del buckets[index]
@@ -136,15 +146,8 @@ def _removable(store: Path, manifest: Manifest, name: str) -> int:
     return index
 
 
-def _open(change: Change, base: Pathlike | None, name: str, path: Pathlike) -> tuple[Checkpoint, Checkpoint]:
-    """The base and a tuned model, by their headers."""
-    origin, tuned = open_base(change.store, change.manifest, base), Checkpoint(path)
-    check_same(origin, {name: tuned})
-    return origin, tuned
-
-
 def _summer(
-    manifest: Manifest, base: Checkpoint, name: str, tuned: Checkpoint, weight: float, seed: int
+    manifest: Manifest, base: Checkpoint, name: str, tuned: AnyModel, weight: float, seed: int
 ) -> DeltaSummer:
     """Of one model."""
     return DeltaSummer(
@@ -172,9 +175,9 @@ def _sums(change: Change, summer: DeltaSummer, index: int | None, *, open: bool)
 def _check_total(change: Change, index: int) -> None:
     """What a model joins or leaves is what was stored: its new digests would hide that it was not."""
     for tensor, file in change.files.totals[index].items():
-        found = fault(file, tensor, change.manifest.files[file.path.name][tensor])
-        if found:
-            raise ValueError(found)
+        problem = fault(file, tensor, change.manifest.files[file.path.name][tensor])
+        if problem:
+            raise ValueError(problem)
 
 
 def _changed(

@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydelta.checkpoint.own_files import write_synced
 from pydelta.checkpoint.staging import remove, sync_folder
 from pydelta.superposition.format.files import StoreFiles
 from pydelta.superposition.format.log import locked, write_log, writing_alone
-from pydelta.superposition.format.manifest import EXACT_FOLDER, RESIDUAL_FOLDER, STORE, Manifest
+from pydelta.superposition.format.manifest import (
+    EXACT_FOLDER,
+    FILES_FOLDER,
+    RESIDUAL_FOLDER,
+    STORE,
+    Manifest,
+    file_name,
+)
 from pydelta.superposition.format.manifest_reader import read_manifest
 
 _FOLDERS = (EXACT_FOLDER, RESIDUAL_FOLDER)
@@ -38,7 +46,7 @@ class Change:
         self.store, self.files, self.folder = store, files, folder
         self.manifest = files.manifest
 
-    def commit(self, manifest: Manifest, event: str, new: Iterable[str] = (), **details: Any) -> None:
+    def commit(self, manifest: Manifest, event: str, new: Collection[str] = (), **details: Any) -> None:
         """The store becomes what ``manifest`` says.
 
         Args:
@@ -48,15 +56,15 @@ class Change:
         write_text(self.folder / STORE, manifest.dump())
         with locked(self.store):
             for name in new:
+                (self.store / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(self.folder / name, self.store / name)
-            for name in _FOLDERS:
-                if (self.store / name).is_dir():
-                    sync_folder(self.store / name)
+            for name in sorted({os.path.dirname(name) for name in new} - {""}):
+                sync_folder(self.store / name)
             sync_folder(self.store)
             os.replace(self.folder / STORE, self.store / STORE)
             sync_folder(self.store)
             write_log(self.store, event, **details)
-            _sweep(self.store, manifest.files)
+            _sweep(self.store, manifest)
 
 
 @contextmanager
@@ -76,7 +84,7 @@ def changing(store: Path) -> Iterator[Change]:
                 f"{store}: a store of version 1 is only read: compress its models anew to change it"
             )
         with locked(store):
-            _sweep(store, files.manifest.files)
+            _sweep(store, files.manifest)
         folder = store / f".new-{secrets.token_hex(4)}.tmp"
         folder.mkdir()
         try:
@@ -87,15 +95,16 @@ def changing(store: Path) -> Iterator[Change]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a small file to the disk."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    write_synced(path, text.encode())
 
 
-def _sweep(store: Path, files: Mapping[str, object]) -> None:
+def _sweep(store: Path, manifest: Manifest) -> None:
     """Removes what a change has left over, or one that was killed."""
     for pattern in _OURS:
         for path in store.glob(pattern):
-            if path.relative_to(store).as_posix() not in files:
+            if path.relative_to(store).as_posix() not in manifest.files:
                 remove(path)
+    with_files = {file_name(name) for name, model in manifest.models.items() if model.departs.files}
+    for path in store.glob(f"{FILES_FOLDER}/*"):
+        if path.name not in with_files:
+            remove(path)

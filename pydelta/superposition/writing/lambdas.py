@@ -19,8 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
@@ -29,44 +28,19 @@ from pydelta.calibration import Calibration, LayerStatistics
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
 from pydelta.checkpoint.progress import progress
-from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import Workspace
 from pydelta.core.mask_names import RANDOM
-from pydelta.core.masks import Ready
+from pydelta.core.masks import KernelMask
 from pydelta.core.random import key
 from pydelta.ops import merge_into, retrieve
 from pydelta.superposition.format.files import StoreFiles
 from pydelta.superposition.format.manifest import Manifest
 from pydelta.superposition.format.parts import cut, input_axis
 from pydelta.superposition.format.rules import SUPERPOSED, Rule
+from pydelta.superposition.reading.aligned import Model
 from pydelta.superposition.reading.bucket_reader import BucketReader, compute
-
-Calibrations = Mapping[str, Pathlike | Calibration]
-
-
-def calibrations_of(given: Calibrations | None, models: Iterable[str]) -> dict[str, Calibration]:
-    """Model -> its calibration, read from its file if it is given as a path.
-
-    Raises:
-        TypeError: one is neither a path nor a Calibration.
-        ValueError: one is of no model, or a file is no sound calibration.
-        OSError: a file cannot be read.
-    """
-    names = list(models)
-    unknown = [repr(name) for name in given or {} if name not in names]
-    if unknown:
-        raise ValueError(
-            f"[compress] calibration must be of the models {', '.join(names)}, got {', '.join(unknown)}"
-        )
-    found = {}
-    for name, value in (given or {}).items():
-        if not isinstance(value, (Calibration, str, os.PathLike)):
-            kind = type(value).__name__
-            raise TypeError(f"[compress] calibration[{name!r}] must be a path or a Calibration, got {kind}")
-        found[name] = value if isinstance(value, Calibration) else Calibration.load(value)
-    return found
 
 
 def check_calibration(name: str, calibration: Calibration, rules: Mapping[str, Rule]) -> None:
@@ -108,7 +82,7 @@ def fit_lambdas(
     store: Path,
     manifest: Manifest,
     base: Checkpoint,
-    models: Mapping[str, Checkpoint],
+    models: Mapping[str, Model],
     calibrations: Mapping[str, Calibration],
     *,
     show: bool,
@@ -144,7 +118,7 @@ class _Norms(NamedTuple):
 class _Fit:
     """The factors of one model."""
 
-    def __init__(self, files: StoreFiles, base: Checkpoint, name: str, tuned: Checkpoint) -> None:
+    def __init__(self, files: StoreFiles, base: Checkpoint, name: str, tuned: Model) -> None:
         self._manifest = manifest = files.manifest
         self._name, self._base, self._tuned = name, base, tuned
         self._model, self._slots = manifest.models[name], files.slots(name)
@@ -152,32 +126,32 @@ class _Fit:
         self._work = Workspace()
 
     def run(self, calibration: Calibration, workers: Workers) -> dict[str, float]:
-        found: dict[str, list[_Norms]] = {tensor: [] for tensor in calibration.layers}
+        norms: dict[str, list[_Norms]] = {tensor: [] for tensor in calibration.layers}
         for tensor, layer in calibration.layers.items():
             rule, mask = self._manifest.rules[tensor], self._mask(tensor, workers)
             for start, shape in cut(rule, 2 * ITEMSIZE[rule.dtype] + 28):
-                job = functools.partial(self._add, found[tensor], tensor, layer, mask, start, shape)
+                job = functools.partial(self._add, norms[tensor], tensor, layer, mask, start, shape)
                 (workers.submit_part if rule.dim else workers.run_alone)(job)
         workers.finish()
         return {
-            tensor: _best(layer.output_norm2 or 0.0, found[tensor])
+            tensor: _best(layer.output_norm2 or 0.0, norms[tensor])
             for tensor, layer in calibration.layers.items()
         }
 
-    def _mask(self, tensor: str, workers: Workers) -> Future[Ready] | None:
+    def _mask(self, tensor: str, workers: Workers) -> Future[KernelMask] | None:
         """Begins the mask that has taken the smaller or larger elements of the delta, if any."""
         masking = self._manifest.masking
         if masking.mask in (None, RANDOM):
             return None
-        given = self._base, self._tuned, self._model.seed, self._name, tensor
-        return workers.submit(functools.partial(masking.of, *given))
+        arguments = self._base, self._tuned, self._model.seed, self._name, tensor
+        return workers.submit(functools.partial(masking.of, *arguments))
 
     def _add(
         self,
-        found: list[_Norms],
+        norms: list[_Norms],
         tensor: str,
         layer: LayerStatistics,
-        mask: Future[Ready] | None,
+        mask: Future[KernelMask] | None,
         start: int,
         shape: tuple[int, ...],
     ) -> int:
@@ -185,7 +159,8 @@ class _Fit:
         rule, work = self._manifest.rules[tensor], self._work
         dtype, wide, axis = TORCH[rule.dtype], compute(rule), input_axis(rule)
         delta = work.get("delta", shape, wide)
-        delta.copy_(self._tuned.read(tensor, work.get("tuned", shape, dtype), start))
+        own = TORCH[self._tuned.dtype(tensor)]
+        delta.copy_(self._tuned.read(tensor, work.get("tuned", shape, own), start))
         delta.sub_(self._base.read(tensor, work.get("base", shape, dtype), start))
         left = delta
         if mask is not None:
@@ -202,7 +177,7 @@ class _Fit:
             out=work.get("error", shape, wide),
         ).sub_(left)
         weights = layer.column_norm.double().square()
-        found.append(
+        norms.append(
             _Norms(*(float(x.double().square_().sum(1 - axis) @ weights) for x in (delta, left, error)))
         )
         return delta.numel() * ITEMSIZE[rule.dtype]

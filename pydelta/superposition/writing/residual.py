@@ -29,11 +29,12 @@ from pydelta.superposition.format.files import StoreFiles
 from pydelta.superposition.format.form import PLACES, VALUES
 from pydelta.superposition.format.manifest import Manifest, residual_name
 from pydelta.superposition.format.rules import SUPERPOSED
+from pydelta.superposition.reading.aligned import Model
 from pydelta.superposition.reading.retrieve import Retrieval
-from pydelta.superposition.writing.models import settle
+from pydelta.superposition.writing.models import name_by_content
 from pydelta.superposition.writing.summer import norm2
 
-_AHEAD = 3  # tensors that are whole in memory, beside the one that is written
+_AHEAD = 3  # tensors that are whole in memory, beside the one that is written: it bounds memory
 
 
 class _Found(NamedTuple):
@@ -48,7 +49,7 @@ def with_residuals(
     draft: Manifest,
     folder: Path,
     base: Checkpoint,
-    models: Mapping[str, Checkpoint],
+    models: Mapping[str, Model],
     fraction: float,
     there: Mapping[str, Mapping[str, str]],
     *,
@@ -81,7 +82,7 @@ def with_residuals(
             losses = {tensor: dataclasses.replace(model.loss(tensor), left=x) for tensor, x in left.items()}
             changed[name] = dataclasses.replace(model, losses=losses)
             advance(base.nbytes)
-        stored, _ = settle(folder, map(residual_name, models), workers)
+        stored, _ = name_by_content(folder, map(residual_name, models), workers)
     return dataclasses.replace(
         draft,
         models={**draft.models, **changed},
@@ -91,7 +92,7 @@ def with_residuals(
 
 
 def _write(
-    path: Path, retrieval: Retrieval, tuned: Checkpoint, fraction: float, workers: Workers
+    path: Path, retrieval: Retrieval, tuned: Model, fraction: float, workers: Workers
 ) -> dict[str, float]:
     """The file of one model; superposed tensor -> the share of its squared error that is left."""
     names = [name for name, rule in retrieval.rules.items() if rule.rule == SUPERPOSED]
@@ -110,9 +111,14 @@ def _write(
     return left
 
 
-def _find(retrieval: Retrieval, tuned: Checkpoint, name: str, fraction: float) -> _Found:
+def _find(retrieval: Retrieval, tuned: Model, name: str, fraction: float) -> _Found:
     """The largest of |tuned - retrieved| of one tensor, the first among equals."""
-    got, true = retrieval.whole(name), tuned.tensor(name)
+    count = retrieval.rows(name)
+    if not count:
+        return _Found((), 1.0)
+    got = retrieval.whole(name)
+    true = tuned.tensor(name).to(got.dtype)
+    got[count:] = true[count:]  # rows that the model lacks need nothing
     kept = mask_rescale(true, MagnitudeMask(fraction), base=got).view(-1) != 0
     if not kept.any():
         return _Found((), 1.0)

@@ -16,7 +16,7 @@ from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import Workspace, check_finite
 from pydelta.core.check import compute_dtype
-from pydelta.core.masks import Ready
+from pydelta.core.masks import KernelMask
 from pydelta.core.quantized import Quantized
 from pydelta.core.random import Key, key
 from pydelta.ops import merge_into, quantize, superpose
@@ -25,6 +25,7 @@ from pydelta.superposition.format.manifest import Loss
 from pydelta.superposition.format.mask import Masking
 from pydelta.superposition.format.parts import Part, input_axis
 from pydelta.superposition.format.rules import SUPERPOSED, Rule
+from pydelta.superposition.reading.aligned import Model
 
 _SMALL, _RUN, _PERIOD = 1 << 18, 32, 1031
 
@@ -40,7 +41,7 @@ class DeltaSummer:
     def __init__(
         self,
         base: Checkpoint,
-        models: Mapping[str, Checkpoint],
+        models: Mapping[str, Model],
         weights: Mapping[str, float],
         seeds: Mapping[str, int],
         transform: str,
@@ -66,7 +67,7 @@ class DeltaSummer:
         norms = self._norms[model][tensor]
         return Loss(_six(x.delta for x in norms), _six(x.lost for x in norms))
 
-    def masks(self, sources: Mapping[str, str], workers: Workers) -> dict[str, Future[Ready]]:
+    def masks(self, sources: Mapping[str, str], workers: Workers) -> dict[str, Future[KernelMask]]:
         """Begins the masks of the deltas that are summed in one place.
 
         A worker that needs one waits for it: it was begun before, so it is done or on its way.
@@ -100,10 +101,10 @@ class DeltaSummer:
         if not _one_base(terms):
             return coded(self._sum(terms, part, compute_dtype(terms[0].base.dtype), None), part.rule, form)
         assert form.bits is not None
-        found = self._superpose(terms, part, bits=form.bits, group=form.group)
-        assert isinstance(found, Quantized)
-        self._check(part, found.scales)
-        return found
+        codes = self._superpose(terms, part, bits=form.bits, group=form.group)
+        assert isinstance(codes, Quantized)
+        self._check(part, codes.scales)
+        return codes
 
     def fixed(self, part: Part, exponent: int, room: int, old: torch.Tensor | None = None) -> torch.Tensor:
         """As :meth:`sum`, in int32: deltas are rounded to multiples of 2^-exponent, so any order is exact."""
@@ -122,24 +123,26 @@ class DeltaSummer:
         return out
 
     def _terms(self, part: Part) -> list[_Term]:
-        bases = {
-            name: self._read(self.base, name, f"base {i}", part)
-            for i, name in enumerate(sorted(set(part.sources.values())))
-        }
+        names = sorted(set(part.sources.values()))
+        same = all(
+            model.dtype(name) == self.base.dtype(name) for model in self.models.values() for name in names
+        )
+        wide = None if same else compute_dtype(TORCH[part.rule.dtype])
+        bases = {name: self._read(self.base, name, f"base {i}", part, wide) for i, name in enumerate(names)}
         terms = []
         for model, checkpoint in self.models.items():
             name = part.sources[model]
-            tuned = self._read(checkpoint, name, f"tuned {model}", part)
+            tuned = self._read(checkpoint, name, f"tuned {model}", part, wide)
             signs = self._key(self.seeds[model], "signs", model, name)
             term = _Term(bases[name], tuned, signs, self._weights[model])
             count = math.prod(part.rule.shape)
             power = norm2(tuned, bases[name], part.start, count)
-            found = _Norms(power, power, 0.0)
+            norms = _Norms(power, power, 0.0)
             if part.masks:
                 term, delta = self._masked(term, model, part)
                 summed = norm2(term.tuned, term.base, part.start, count)
-                found = _Norms(summed, power, norm2(delta, term.tuned, part.start, count))
-            self._norms[model][name].append(found)
+                norms = _Norms(summed, power, norm2(delta, term.tuned, part.start, count))
+            self._norms[model][name].append(norms)
             terms.append(term)
         return terms
 
@@ -168,9 +171,13 @@ class DeltaSummer:
         self._check(part, out)
         return out
 
-    def _read(self, checkpoint: Checkpoint, name: str, role: str, part: Part) -> torch.Tensor:
+    def _read(
+        self, checkpoint: Model, name: str, role: str, part: Part, wide: torch.dtype | None
+    ) -> torch.Tensor:
+        """One part, widened where models differ in their dtype from the base."""
         out = self._work.get(role, part.shape, TORCH[checkpoint.dtype(name)])
-        return checkpoint.read(name, out, part.start)
+        checkpoint.read(name, out, part.start)
+        return out if wide in (None, out.dtype) else self._work.get(role, part.shape, wide).copy_(out)
 
     def _deltas(self, terms: Sequence[_Term], part: Part) -> Iterator[torch.Tensor]:
         for term in terms:
@@ -258,6 +265,7 @@ def norm2(tuned: torch.Tensor, base: torch.Tensor, start: int, count: int) -> fl
 
 
 _EXPONENTS = 100
+"""Bounds e, so that 2^-e and 2^e are numbers of fp32; a reader takes e up to 200."""
 
 
 def fixed_exponents(base: Checkpoint, rules: Mapping[str, Rule], room: int) -> dict[str, int]:
@@ -267,15 +275,15 @@ def fixed_exponents(base: Checkpoint, rules: Mapping[str, Rule], room: int) -> d
     the store's bytes do not depend on which model came first.
     """
     head = 31 - (room - 1).bit_length()
-    found = {}
+    exponents = {}
     for name, rule in rules.items():
         if rule.rule == SUPERPOSED:
             largest = float(check_finite(base, name).abs().max())
-            found[name] = max(-_EXPONENTS, min(_EXPONENTS, head - math.frexp(largest or 1.0)[1]))
-    return found
+            exponents[name] = max(-_EXPONENTS, min(_EXPONENTS, head - math.frexp(largest or 1.0)[1]))
+    return exponents
 
 
-def power(model: Checkpoint, base: Checkpoint, rules: Mapping[str, Rule], weight: float) -> float:
+def power(model: Model, base: Checkpoint, rules: Mapping[str, Rule], weight: float) -> float:
     """The squared norm of what a model adds to a sum, before anything is summed."""
     parts = [
         norm2(model.tensor(name), base.tensor(name), 0, math.prod(rule.shape))

@@ -22,21 +22,22 @@ from concurrent.futures import Future
 import torch
 
 from pydelta import ops
-from pydelta.calibration import Calibration
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.workers import Workers
 from pydelta.core.check import compute_dtype
 from pydelta.core.mask_names import RANDOM
-from pydelta.core.masks import RandomMask, Ready
+from pydelta.core.masks import KernelMask, RandomMask
 from pydelta.core.quantized import Quantized
 from pydelta.core.random import Key, key
 from pydelta.superposition.format.form import StorageForm
 from pydelta.superposition.format.rules import SUPERPOSED, Rule, slot_groups, slots
+from pydelta.superposition.reading.aligned import Model
 from pydelta.superposition.writing.options import Options
 
 CANDIDATES = ("sign", "hadamard")
 _GAIN = 0.9  # the form's own transform stays unless the other leaves less than this share of its error
 _ELEMENTS, _FEW, _MANY = 1 << 18, 16, 64
+"""Elements of a sample, and its least and most rows: they bound time and memory."""
 
 Errors = Mapping[str, float]
 
@@ -46,52 +47,48 @@ class TransformChooser:
 
     Args:
         buckets: the models that share sums.
-        calibrations: model -> what its layers see.
     """
 
     def __init__(
         self,
         base: Checkpoint,
-        models: Mapping[str, Checkpoint],
+        models: Mapping[str, Model],
         rules: Mapping[str, Rule],
         options: Options,
         buckets: Sequence[Sequence[str]],
-        calibrations: Mapping[str, Calibration],
     ) -> None:
         self._base, self._models, self._rules = base, models, rules
-        self._options, self._buckets, self._calibrations = options, buckets, calibrations
+        self._options, self._buckets = options, buckets
         tables = {name: slots(rules, options.seed, name, options.shuffle_layers) for name in models}
         self._sources = {
-            name: {place: source for source, place in table.items()} for name, table in tables.items()
+            name: {slot: source for source, slot in table.items()} for name, table in tables.items()
         }
 
     def run(self, workers: Workers) -> dict[str, Rule]:
         """The rules with a transform each; tensors that may change places have one between them."""
-        places = [name for name, rule in self._rules.items() if rule.rule == SUPERPOSED]
-        errors = {place: workers.submit(functools.partial(self._errors, place)) for place in places}
+        slot_names = [name for name, rule in self._rules.items() if rule.rule == SUPERPOSED]
+        errors = {slot: workers.submit(functools.partial(self._errors, slot)) for slot in slot_names}
         groups = [members for _, members in slot_groups(self._rules)]
         if not self._options.shuffle_layers:
-            groups = [[place] for place in places]
-        chosen = {
-            place: self._best([errors[place] for place in group]) for group in groups for place in group
-        }
+            groups = [[slot] for slot in slot_names]
+        chosen = {slot: self._best([errors[slot] for slot in group]) for group in groups for slot in group}
         return {
             name: dataclasses.replace(rule, transform=chosen.get(name)) for name, rule in self._rules.items()
         }
 
     def _best(self, errors: Iterable[Future[Errors]]) -> str:
-        found = [error.result() for error in errors]
-        total = {transform: math.fsum(error[transform] for error in found) for transform in CANDIDATES}
+        results = [error.result() for error in errors]
+        total = {transform: math.fsum(error[transform] for error in results) for transform in CANDIDATES}
         own = self._options.form.transform
         (other,) = set(CANDIDATES) - {own}
         return other if total[other] < _GAIN * total[own] else own
 
-    def _errors(self, place: str) -> Errors:
+    def _errors(self, slot: str) -> Errors:
         """Transform -> the relative squared errors of the models' outputs, added up."""
-        rule, form = self._rules[place], self._options.form
-        found = dict.fromkeys(CANDIDATES, 0.0)
+        rule, form = self._rules[slot], self._options.form
+        totals = dict.fromkeys(CANDIDATES, 0.0)
         for bucket in self._buckets:
-            sources = {model: self._sources[model][place] for model in bucket}
+            sources = {model: self._sources[model][slot] for model in bucket}
             deltas = [self._sample(self._models[model], name, rule) for model, name in sources.items()]
             summed = [
                 self._masked(*source, delta) for source, delta in zip(sources.items(), deltas, strict=True)
@@ -108,10 +105,10 @@ class TransformChooser:
                     error = ops.retrieve(zero, s, one, lam=1 / weight, transform=transform).sub_(delta)
                     whole = _expected(y, delta)
                     left = _expected(y, error) if form.bits is None else _output(y, error)
-                    found[transform] += left / whole if whole > 0 else 0.0
-        return found
+                    totals[transform] += left / whole if whole > 0 else 0.0
+        return totals
 
-    def _sample(self, model: Checkpoint, name: str, rule: Rule) -> torch.Tensor:
+    def _sample(self, model: Model, name: str, rule: Rule) -> torch.Tensor:
         """(rows, n) of the delta, the rows spread evenly."""
         tuned, base = (x.tensor(name).movedim(rule.dim or 0, -1) for x in (model, self._base))
         shape, n = base.shape[:-1], base.shape[-1]
@@ -126,7 +123,7 @@ class TransformChooser:
         masking, seed = self._options.masking, self._options.seed
         if masking.keep is None:
             return delta
-        mask: Ready = RandomMask(masking.keep, key(seed, "mask", model, name))
+        mask: KernelMask = RandomMask(masking.keep, key(seed, "mask", model, name))
         if masking.mask != RANDOM:
             drop = masking.drop_large or 0.0
             mask = ops.magnitude_threshold(delta, keep=masking.keep, drop_large=drop)
@@ -135,7 +132,7 @@ class TransformChooser:
     def _inputs(self, model: str, name: str, delta: torch.Tensor) -> torch.Tensor:
         """What stands for the inputs of a layer."""
         y = delta.double()
-        seen = self._calibrations.get(model)
+        seen = self._options.calibrations.get(model)
         if seen is None or name not in seen.layers:
             return y
         norm = y.norm(dim=0)
@@ -153,9 +150,9 @@ def _summed(
     """The rows as a store of this form holds them."""
     if form.bits is None:
         narrow = torch.bfloat16 if form.dtype == "bf16" and zero.dtype == torch.float32 else zero.dtype
-        found = ops.superpose(zero, deltas, keys, weights=weights, transform=transform, out_dtype=narrow)
-        assert isinstance(found, torch.Tensor)
-        return found
+        rows = ops.superpose(zero, deltas, keys, weights=weights, transform=transform, out_dtype=narrow)
+        assert isinstance(rows, torch.Tensor)
+        return rows
     codes = ops.superpose(
         zero, deltas, keys, weights=weights, transform=transform, bits=form.bits, group=form.group
     )
