@@ -8,7 +8,7 @@ import torch
 from serving import family
 from tensors import assert_same_bits, raises
 
-from pydelta import Superposition, save_checkpoint
+from pydelta import Superposition, hf, save_checkpoint
 
 transformers = pytest.importorskip("transformers", minversion="5")
 
@@ -150,3 +150,51 @@ def test_what_transformers_computes_on_loading_is_computed_again(tmp_path):
     with bank.use("a"):
         pass
     assert bank.active == "a"
+
+
+def bert(labels=2):
+    config = transformers.BertConfig(**SIZES, vocab_size=20, max_position_embeddings=16, num_labels=labels)
+    torch.manual_seed(labels)
+    return transformers.BertForSequenceClassification(config).eval()
+
+
+def test_models_with_heads_of_their_own(tmp_path):
+    """hf.load gives the model with its head and its config; a module of the base's cannot hold it."""
+    bert(2).save_pretrained(tmp_path / "base")
+    wide = bert(3)
+    wide.save_pretrained(tmp_path / "wide")
+    narrow = bert(2)
+    narrow.bert.pooler.dense.weight.data += 0.1
+    narrow.save_pretrained(tmp_path / "narrow")
+    paths = {name: tmp_path / name for name in ("wide", "narrow")}
+    store = Superposition.create(tmp_path / "base", paths, tmp_path / "store", buckets=2)
+    model, _ = hf.load(store, "wide")
+    ids = torch.arange(8).view(2, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, wide(ids).logits, rtol=1e-4, atol=1e-5)
+    assert model.config.num_labels == 3
+    bank = store.attach(bert(2))
+    message = (
+        "[activate] model 'wide' must have the base's tensors, got its own 'classifier.bias' (2 in all): "
+        "pydelta.hf.load gives it as a model of its own"
+    )
+    with raises(ValueError, message):
+        bank.activate("wide")
+    bank.serve()
+    with raises(ValueError, message.replace("[activate]", "[models]")), bank.models(["wide", "narrow"]):
+        pass
+    with torch.no_grad(), bank.models(["narrow", "narrow"]):
+        torch.testing.assert_close(bank.module(ids).logits, narrow(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_load_keeps_the_models_small_files(tmp_path):
+    base = neox()
+    base.save_pretrained(tmp_path / "base")
+    base.generation_config.max_new_tokens = 7
+    base.save_pretrained(tmp_path / "a")
+    before = sorted(path.name for path in (tmp_path / "base").iterdir())
+    store = Superposition.create(tmp_path / "base", {"a": tmp_path / "a"}, tmp_path / "store")
+    model, _ = hf.load(store, "a")
+    assert model.generation_config.max_new_tokens == 7
+    assert sorted(path.name for path in (tmp_path / "base").iterdir()) == before
+    assert model(torch.arange(4)[None]).logits.shape == (1, 4, 20)
