@@ -145,9 +145,12 @@ class Bank:
             raise ValueError("[serve] the module must be in evaluation mode: call its eval(), got training")
         if self._router is None:
             self._active = None
-            self._served = mixing_layers(self.module, self.weights.direct, self.sources, self._current)
+            inner = getattr(
+                self.module, "_orig_mod", self.module
+            )  # of torch.compile, which compiles it again
+            self._served = mixing_layers(inner, self.weights.direct, self.sources, self._current)
             layers = {layer.path: layer.layer for layer in self._served}
-            self._router = Router(self.module, self.weights, layers, self._current)
+            self._router = Router(inner, self.weights, layers, self._current)
             self.weights.write_base(self.weights.names)
         return self.module
 

@@ -22,7 +22,14 @@ from pydelta.superposition.serving.rows import (
     select,
     starred,
 )
-from pydelta.superposition.serving.trees import Originals, UnlikeError, is_state, states, tensors
+from pydelta.superposition.serving.trees import (
+    Originals,
+    UnlikeError,
+    holds_tensor,
+    is_state,
+    states,
+    tensors,
+)
 from pydelta.superposition.serving.weights import Weights
 
 _PLANS = 512
@@ -123,8 +130,11 @@ class Router:
         if not rows:
             return batch, None, {}
         key = path, _signature(call)
+        plan = self.plans.get(key)
+        if plan is not None and not plan.whole:
+            return batch, plan, {}
         axes = argument_axes(call, rows, self.state_axes)
-        if key not in self.plans:
+        if plan is None:
             if len(self.plans) == _PLANS:
                 self.plans.clear()
             self.plans[key] = self._proven(path, forward, call, axes, rows)
@@ -259,7 +269,7 @@ def _signature(call: Call) -> object:
         if isinstance(x, (list, tuple)):
             return [y for i, value in enumerate(x) for y in plain(f"{path}.{i}", value)]
         if is_state(x):
-            return [(path, (type(x), len(list(tensors(x)))))]
+            return [(path, (type(x), holds_tensor(x)))]
         return [(path, x if isinstance(x, (bool, int, float, str, type(None))) else type(x))]
 
     return tuple(plain("", call))
