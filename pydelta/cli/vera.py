@@ -84,6 +84,6 @@ def run_inspect(args: argparse.Namespace) -> int:
     )
     for layer in summary["layers"]:
         print(f"{layer['name']}  {layer['in']} -> {layer['out']}")
-    for part in listed["trained"]:
+    for part in summary["trained"]:
         print(f"{part['name']}  {part['parameters']:,} parameters, trained in full")
     return 0

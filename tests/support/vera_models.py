@@ -44,3 +44,26 @@ def attached(name="default", *, model=None, **options):
         for i, p in enumerate(adapters.parameters(name)):
             p.copy_(normal(*p.shape, seed=i + sum(map(ord, name))) * 0.3)
     return model, adapters
+
+
+class Classifier(nn.Module):
+    """A body, and a head with a buffer."""
+
+    def __init__(self, classes=3):
+        super().__init__()
+        torch.manual_seed(1)
+        self.body = nn.Sequential(nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12))
+        self.head = nn.Sequential(nn.BatchNorm1d(12), nn.Linear(12, classes))
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def trained(name="default", module=None, shift=1.0, **options):
+    module = Classifier().eval() if module is None else module
+    adapters = vera.attach(module, targets="all-linear", rank=4, name=name, **({"train": ["head"]} | options))
+    with torch.no_grad():
+        for i, p in enumerate(adapters.parameters(name)):
+            p.add_(shift * normal(*p.shape, seed=i))
+        module.head[0].running_mean.add_(shift)
+    return module, adapters

@@ -7,8 +7,7 @@ import safetensors
 import safetensors.torch
 import torch
 from tensors import assert_same_bits, normal, raises
-from test_vera import TARGETS, Model
-from test_vera_trained import Classifier, trained
+from vera_models import TARGETS, Classifier, Model, trained
 
 from pydelta import cli, load_checkpoint, vera
 

@@ -7,8 +7,8 @@ import pytest
 import safetensors
 import torch
 from tensors import assert_same_bits, normal, raises
-from test_vera import Model, attached
 from torch import nn
+from vera_models import Classifier, Model, attached, trained
 
 from pydelta import cli, load_checkpoint, vera
 
@@ -18,29 +18,6 @@ transformers = pytest.importorskip("transformers")
 @pytest.fixture(autouse=True)
 def _nothing_kept():
     vera.forget()
-
-
-class Classifier(nn.Module):
-    """A body, and a head with a buffer."""
-
-    def __init__(self, classes=3):
-        super().__init__()
-        torch.manual_seed(1)
-        self.body = nn.Sequential(nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12))
-        self.head = nn.Sequential(nn.BatchNorm1d(12), nn.Linear(12, classes))
-
-    def forward(self, x):
-        return self.head(self.body(x))
-
-
-def trained(name="default", module=None, shift=1.0, **options):
-    module = Classifier().eval() if module is None else module
-    adapters = vera.attach(module, targets="all-linear", rank=4, name=name, **({"train": ["head"]} | options))
-    with torch.no_grad():
-        for i, p in enumerate(adapters.parameters(name)):
-            p.add_(shift * normal(*p.shape, seed=i))
-        module.head[0].running_mean.add_(shift)
-    return module, adapters
 
 
 def test_a_head_is_trained_beside_the_vectors():

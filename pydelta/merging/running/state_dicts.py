@@ -71,9 +71,9 @@ def merge_states(
     for item in without_copies(items, same):
         whole = origin[item.name].detach().to(TORCH[item.info.dtype], copy=True)
         if item.terms:
-            inputs = {} if base is None else {"base": base}
-            inputs |= {f"model {term.model}": states[term.model] for term in item.terms}
-            pieces = [_checked(name, state, item) for name, state in inputs.items()]
+            read = {} if base is None else {"base": base}
+            read |= {f"model {term.model}": states[term.model] for term in item.terms}
+            pieces = [_checked(name, state, item) for name, state in read.items()]
             dtype = common_dtype([x.dtype for x in pieces])
             pieces = [x.to(dtype) for x in pieces]
             start = None if base is None else pieces.pop(0)
