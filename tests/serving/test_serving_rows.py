@@ -265,3 +265,24 @@ def test_forwards_of_instances_and_hooks_run_once(tmp_path):
     torch.testing.assert_close(found, torch.cat(truth), rtol=1e-4, atol=1e-4)
     bank.unserve()
     assert live.inner.forward(x[:1]).shape == (1, 8)
+
+
+def test_modules_that_torch_compiled(tmp_path):
+    """Before they were attached, and with graphs from before."""
+    torch.manual_seed(0)
+    module = Body(Positions()).eval()
+    store, models = family(tmp_path, module, ["a", "b"], size=0.3, buckets=2)
+    compiled = torch.compile(copy.deepcopy(module), backend="aot_eager")
+    x = torch.randn(3, 5, 8)
+    with torch.no_grad():
+        base = compiled(x)
+    bank = store.attach(compiled)
+    bank.serve()
+    for names in (NAMES, ["b", "b", "a"]):
+        assert_rows_are_models(compiled, models, bank, x, names, TOLERANCE)
+    with torch.no_grad():
+        assert_same_bits(compiled(x), base)
+    bank.unserve()
+    bank.activate("b")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), models["b"](x), rtol=1e-5, atol=1e-5)

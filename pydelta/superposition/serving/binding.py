@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -43,6 +44,12 @@ def bind(
         ValueError: the module lacks a tensor, or holds one of another shape or dtype, of a class that torch
             does not make, on several devices, or in places that overlap; one sentence names them all.
     """
+    config = sys.modules.get("torch._inductor.config")
+    if getattr(config, "freezing", False):
+        raise ValueError(
+            "[attach] torch._inductor.config.freezing must be off, for compiled code would keep the base, "
+            "got True"
+        )
     live = tensors_of(module)
     wanted = {_renamed(name, rename or {}): name for name, rule in rules.items() if rule.rule != BASE}
     bound = _bound(module, list(wanted), wanted, live, rules, prefix)

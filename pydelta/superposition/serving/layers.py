@@ -81,7 +81,10 @@ class Served:
         name = self.names.get(attribute)
         if name is None:
             return None
-        return torch.stack([self.sources.exact(model)[name] for model in self.models])
+        base = self.sources.base(name)
+        own = [self.sources.exact(model).get(name, base) for model in self.models]
+        # A model with a tensor of another shape is refused before its row is read.
+        return torch.stack([x.to(base.dtype) if x.shape == base.shape else base for x in own])
 
 
 def _spread(table: torch.Tensor, rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

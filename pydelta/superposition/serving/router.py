@@ -22,8 +22,18 @@ from pydelta.superposition.serving.rows import (
     select,
     starred,
 )
-from pydelta.superposition.serving.trees import Originals, UnlikeError, is_state, states, tensors
+from pydelta.superposition.serving.trees import (
+    Originals,
+    UnlikeError,
+    holds_tensor,
+    is_state,
+    states,
+    tensors,
+)
 from pydelta.superposition.serving.weights import Weights
+
+_PLANS = 512
+"""How many kinds of calls are remembered."""
 
 
 class Router:
@@ -120,8 +130,13 @@ class Router:
         if not rows:
             return batch, None, {}
         key = path, _signature(call)
+        plan = self.plans.get(key)
+        if plan is not None and not plan.whole:
+            return batch, plan, {}
         axes = argument_axes(call, rows, self.state_axes)
-        if key not in self.plans:
+        if plan is None:
+            if len(self.plans) == _PLANS:
+                self.plans.clear()
             self.plans[key] = self._proven(path, forward, call, axes, rows)
         return batch, self.plans[key], axes
 
@@ -241,7 +256,9 @@ def _signature(call: Call) -> object:
 
     def tensor(x: torch.Tensor) -> object:
         sizes = x.shape[1:]
-        exact = x.is_floating_point() and x.dim() > 2
+        exact = (
+            x.is_floating_point() and x.dim() > 3
+        )  # images, whose size may not be the table's of positions
         return x.dtype, tuple(sizes) if exact else tuple(min(n, 2) for n in sizes), x.dim()
 
     def plain(path: str, x: Any) -> list[object]:
@@ -252,7 +269,7 @@ def _signature(call: Call) -> object:
         if isinstance(x, (list, tuple)):
             return [y for i, value in enumerate(x) for y in plain(f"{path}.{i}", value)]
         if is_state(x):
-            return [(path, (type(x), len(list(tensors(x)))))]
+            return [(path, (type(x), holds_tensor(x)))]
         return [(path, x if isinstance(x, (bool, int, float, str, type(None))) else type(x))]
 
     return tuple(plain("", call))
