@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 from tensors import assert_same_bits, normal, raises
 from test_vera import TARGETS, Model
-from test_vera_trained import Classifier, trained
+from test_vera_trained import IDS, Classifier, llama, trained
 
 from pydelta import cli, load_checkpoint, vera
 
@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning"),
     pytest.mark.filterwarnings("ignore:Specified to not (load|save) vera_A:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
 ]
 
 
@@ -144,6 +145,32 @@ def test_our_heads_load_in_peft(tmp_path, exported):
     theirs = peft.PeftModel.from_pretrained(Classifier(), tmp_path / "peft").eval()
     with torch.no_grad():
         torch.testing.assert_close(theirs(normal(5, 12)), truth, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bases_weight_in_the_file_must_be_the_bases(tmp_path, capsys):
+    """PEFT keeps the weights of output layers that it adapts, and writes them over those of the base."""
+    config = peft.VeraConfig(r=4, target_modules=["lm_head", "q_proj"])
+    theirs = randomised(peft.get_peft_model(llama(tied=False), config))
+    with pytest.warns(UserWarning, match="Setting `save_embedding_layers`"):
+        theirs.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        truth = theirs(IDS).logits
+        model = llama(tied=False)
+        vera.load_peft(tmp_path / "adapter", model)
+        torch.testing.assert_close(model(IDS).logits, truth, rtol=1e-5, atol=1e-5)
+        other = llama(tied=False)
+        other.lm_head.weight[3, 5] += 1
+    message = "'lm_head' has another weight than the base's that is in the adapter's file"
+    with pytest.raises(ValueError, match=message):
+        vera.load_peft(tmp_path / "adapter", other)
+    merged = theirs.merge_and_unload().state_dict()
+    for base, code in ((llama(tied=False), 0), (other, 1)):
+        base.save_pretrained(tmp_path / f"base{code}")
+        names = [str(tmp_path / name) for name in (f"base{code}", "adapter", f"out{code}")]
+        assert cli.main(["vera", "merge", *names[:2], "-o", names[2], "--quiet"]) == code
+    assert message in capsys.readouterr().err
+    for name, x in load_checkpoint(tmp_path / "out0").items():
+        assert_same_bits(x, merged[name])
 
 
 def test_ranks_of_their_own_are_refused_by_name(tmp_path):

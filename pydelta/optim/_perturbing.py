@@ -215,7 +215,7 @@ class Perturbing(torch.optim.Optimizer):
         Raises:
             ValueError: the parameters stand in another order, as far as names and shapes tell.
         """
-        # Versions before 0.3 kept the numbers beside the groups.
+        # States of earlier versions have the numbers beside the groups.
         numbers = {name: getattr(self, name) for name in self._numbers()} | state_dict.get("pydelta", {})
         of_base = {name: value for name, value in state_dict.items() if name != "pydelta"}
         self.base_optimizer.load_state_dict(checked_state(self._name, self.base_optimizer, of_base))
