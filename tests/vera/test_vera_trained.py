@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import safetensors
@@ -293,3 +294,26 @@ def test_adapters_of_compiled_and_wrapped_modules(tmp_path):
         TypeError, match=r"'layers\.0\.q_proj' must be a plain nn.Linear .*, got OptimizedModule"
     ):
         vera.attach(apart, targets=["q_proj"], rank=2)
+
+
+GOLDEN = Path(__file__).parent / "golden" / "vera" / "parts.safetensors"
+
+
+def golden_adapters():
+    """An adapter and a head whose numbers are their own indices."""
+    adapters = vera.attach(Classifier().eval(), targets="all-linear", rank=2, seed=7, train=["head"])
+    with torch.no_grad():
+        for i, p in enumerate(adapters.parameters()):
+            p.copy_(torch.arange(p.numel()).view(p.shape) + i)
+    return adapters
+
+
+def test_the_golden_file_of_version_2_is_read_and_written_again(tmp_path):
+    vera.save(tmp_path / "made.safetensors", golden_adapters())
+    assert (tmp_path / "made.safetensors").read_bytes() == GOLDEN.read_bytes()
+    module = Classifier()
+    adapters = vera.load(GOLDEN, module)
+    vera.save(tmp_path / "again.safetensors", adapters)
+    assert (tmp_path / "again.safetensors").read_bytes() == GOLDEN.read_bytes()
+    assert adapters.layers["body.2"].b["default"].tolist() == list(range(3, 15))
+    assert module.head[1].bias.tolist() == [7, 8, 9]
