@@ -7,7 +7,7 @@ import safetensors
 import safetensors.torch
 import torch
 from tensors import assert_same_bits, normal, raises
-from vera_models import TARGETS, Classifier, Model, trained
+from vera_models import IDS, TARGETS, Classifier, Model, llama, trained
 
 from pydelta import cli, load_checkpoint, vera
 

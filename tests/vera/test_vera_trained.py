@@ -9,7 +9,7 @@ import safetensors
 import torch
 from tensors import assert_same_bits, normal, raises
 from torch import nn
-from vera_models import Classifier, Model, attached, trained
+from vera_models import IDS, Classifier, Model, attached, llama, trained
 
 from pydelta import cli, load_checkpoint, vera
 
@@ -153,22 +153,6 @@ def test_a_frozen_fresh_head_is_warned_of():
     assert "bert.pooler.dense" in adapters.layers
     assert "classifier" not in vera.attach(bert(), targets="all-linear", rank=2, train=["classifier"]).layers
     assert list(vera.attach(bert(), targets=["classifier"], rank=2).layers) == ["classifier"]
-
-
-IDS = torch.tensor([[3, 5, 8, 1]])
-
-
-def llama(tied=True):
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        vocab_size=20,
-        tie_word_embeddings=tied,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
 
 
 @pytest.mark.parametrize("keep_base", [True, False])
