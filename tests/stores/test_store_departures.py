@@ -152,7 +152,7 @@ def test_a_model_has_its_own_small_files(tmp_path):
     assert Superposition.verify(store.path) == [
         f"{store.path / 'files/a/config.json'}: has other bytes than those that were stored"
     ]
-    with pytest.raises(ValueError, match="config.json: has other bytes"):
+    with pytest.raises(ValueError, match=r"config\.json: has other bytes"):
         store.retrieve("a", tmp_path / "other")
 
 
