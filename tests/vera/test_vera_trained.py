@@ -259,6 +259,20 @@ def test_quantised_checkpoints_are_refused_by_name(tmp_path, capsys):
     assert "'layers.0.q_proj' is quantised (bias in F32, qweight in I32)" in capsys.readouterr().err
 
 
+class Packed(torch.Tensor):
+    """As torchao's: says a dtype of itself that it does not have."""
+
+
+def test_weights_that_are_no_plain_tensors_are_refused():
+    module = Model()
+    module.layers[0].q_proj.weight = nn.Parameter(torch.ones(12, 12).as_subclass(Packed))
+    with raises(
+        TypeError,
+        "[vera.attach] 'layers.0.q_proj' must be unquantised, with a plain tensor as its weight, got Packed",
+    ):
+        vera.attach(module, targets=["q_proj"], rank=2)
+
+
 def test_adapters_of_compiled_and_wrapped_modules(tmp_path):
     """The file has the names of the plain module, whatever it was trained in."""
     compiled = torch.compile(Model(), backend="eager")
