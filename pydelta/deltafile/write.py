@@ -9,6 +9,7 @@ from pathlib import Path
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.digest import fingerprint, tensor_digest
 from pydelta.checkpoint.progress import progress
+from pydelta.checkpoint.reader import as_checkpoint
 from pydelta.checkpoint.spool import Spool
 from pydelta.checkpoint.staging import Pathlike, check_output, staged
 from pydelta.checkpoint.tensor_names import FLOATS
@@ -27,7 +28,7 @@ def write(
     target = check_output(out, force=force, inputs=[base, tuned])
     if target.is_dir():
         raise ValueError(f"{target}: a folder is not replaced by a delta file")
-    origin, model = Checkpoint(base), Checkpoint(tuned)
+    origin, model = Checkpoint(base), as_checkpoint(tuned)
     if not any(_fits(origin, info) for info in model.tensors.values()):
         raise ValueError(f"{model.path}: no tensor has name, shape and dtype of one of {origin.path}")
     with (
