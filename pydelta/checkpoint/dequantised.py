@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydelta.checkpoint.header import TensorInfo
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 _DTYPE, _BYTES = "BF16", 2
 _NARROW = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 _BLOCKS = "_blocks"
+_QUANTISATION = ("quantization_config", "compression_config")
 _PAIRS = 16  # bytes of a block of MXFP4, two elements each
 _BLOCK = 128
 _EXPERTS = 2  # kept at a time, dequantised: parts of a tensor come one after the other
@@ -115,6 +119,14 @@ class Dequantised(Checkpoint):
         first, end = start // _BYTES, -(-(start + len(out)) // _BYTES)
         part = torch.empty(end - first, dtype=torch.bfloat16)
         out[:] = buffer(self.read(name, part, first))[start - first * _BYTES :][: len(out)]
+
+    def small_file(self, path: Path) -> bytes:
+        """As :meth:`Checkpoint.small_file`; the config says nothing of a quantisation."""
+        content = super().small_file(path)
+        config = config_of(self) if self.folder and path == self.folder / "config.json" else {}
+        if not self._packed or not config:
+            return content
+        return (json.dumps(unquantised(config), indent=2) + "\n").encode()
 
     def _read_rows(self, packed: Packed, out: torch.Tensor, start: int) -> None:
         """Elements ``start`` and on of a matrix of fp8, or of several, one after the other."""
@@ -220,6 +232,13 @@ class Dequantised(Checkpoint):
 
 
 _E2M1 = [sign * value for sign in (1.0, -1.0) for value in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)]
+
+
+def unquantised(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config whose weights are bf16."""
+    kept = {key: value for key, value in config.items() if key not in _QUANTISATION}
+    keys = [key for key in ("dtype", "torch_dtype") if key in kept] or ["dtype"]
+    return kept | dict.fromkeys(keys, "bfloat16")
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, dequantize: bool = False) -> Checkpoint:

@@ -33,7 +33,7 @@ def own_files(base: Checkpoint, model: Checkpoint) -> dict[str, bytes]:
         return {}
     theirs = {} if base.folder is None else beside(base.folder)
     return {
-        name: path.read_bytes()
+        name: model.small_file(path)
         for name, path in beside(model.folder).items()
         if _kept(name) and not (name in theirs and filecmp.cmp(path, theirs[name], shallow=False))
     }

@@ -121,10 +121,31 @@ class Checkpoint:
         with header.opened() as file:
             header.read(file, out, info.offset + start)
 
+    def small_file(self, path: Path) -> bytes:
+        """What a file beside the weights holds.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return path.read_bytes()
+
+    def __fspath__(self) -> str:
+        """A checkpoint goes wherever its path goes."""
+        return os.fspath(self.path)
+
     def _info(self, name: str) -> TensorInfo:
         if name not in self.tensors:
             raise KeyError(f"{self.path}: no tensor {name!r}")
         return self.tensors[name]
+
+
+def as_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
+    """The checkpoint at a path; what is one, such as one that is read dequantised, stays it.
+
+    Raises:
+        OSError, ValueError: as :class:`Checkpoint`.
+    """
+    return source if isinstance(source, Checkpoint) else Checkpoint(source)
 
 
 def _check_slices(path: Path, shards: dict[str, Header]) -> None:

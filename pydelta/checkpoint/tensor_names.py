@@ -43,6 +43,15 @@ def input_axis(shape: tuple[int, ...]) -> int:
     return max(range(1, len(shape)), key=lambda axis: (shape[axis], axis))
 
 
+def crosses_rows(shape: tuple[int, ...], axis: int) -> bool:
+    """Whether the inputs of one output lie across a tensor: in a matrix (in, out), or a stack of such.
+
+    Those of a convolution's kernels lie together, whichever axis is called its input.
+    """
+    inner = len(shape) > 1 and axis != len(shape) - 1
+    return inner and (axis == 0 or shape[-1] >= _KERNEL)
+
+
 def known_axes(model: Checkpoint) -> dict[str, int]:
     """Shell patterns of tensor names -> input axis, for models whose linear weights are (in, out).
 

@@ -17,6 +17,7 @@ from pydelta.core.mask_names import DROP_LARGE, MASKS
 
 if TYPE_CHECKING:
     from pydelta.calibration import Calibration
+    from pydelta.checkpoint import Checkpoint
     from pydelta.superposition import Superposition
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -94,6 +95,7 @@ def add_store_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=PATH",
         help="the tuned checkpoint; NAME: the last part of PATH",
     )
+    add_dequantize_flag(parser)
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -201,6 +203,15 @@ def add_dequantize_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dequantize", action="store_true", help="read fp8 weights with scales, and MXFP4, as bf16"
     )
+
+
+def tuned_model(args: argparse.Namespace, path: str) -> str | Checkpoint:
+    """A tuned model as a command is to read it: a path, or a checkpoint that is read dequantised."""
+    if not args.dequantize:
+        return path
+    from pydelta.checkpoint.dequantised import Dequantised
+
+    return Dequantised(path)
 
 
 def axis(text: str) -> tuple[str, int]:

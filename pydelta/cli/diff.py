@@ -8,7 +8,15 @@ import sys
 from typing import Any
 
 from pydelta.checkpoint.kinds import listed
-from pydelta.cli.arguments import Commands, add_mask_flags, add_output_flags, fraction, seed
+from pydelta.cli.arguments import (
+    Commands,
+    add_dequantize_flag,
+    add_mask_flags,
+    add_output_flags,
+    fraction,
+    seed,
+    tuned_model,
+)
 from pydelta.core.mask_names import BREADCRUMBS, RANDOM
 from pydelta.deltafile.manifest import BITS, MOSTLY, NONE, TRANSFORMS
 
@@ -35,6 +43,7 @@ def add(commands: Commands) -> None:
         "--transform", choices=TRANSFORMS, help="of the delta before it is coded; default: hadamard"
     )
     parser.add_argument("--seed", type=seed, metavar="N", help="of random masks and rotations; default: 42")
+    add_dequantize_flag(parser)
     parser.add_argument("--name", metavar="NAME", help="the model's; default: the last part of TUNED")
     add_output_flags(parser)
     parser.set_defaults(run=run, fail=parser.error)
@@ -61,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     }
     path = diff(
         args.base,
-        args.tuned,
+        tuned_model(args, args.tuned),
         args.out,
         keep=args.keep,
         mask=mask,

@@ -81,11 +81,11 @@ def diff(
             restored value beyond the dtype; the message names file and tensor. Nothing is left under ``out``.
         OSError: a file cannot be read or written.
     """
+    from pydelta.checkpoint.locate import name_of
     from pydelta.deltafile.options import Options
     from pydelta.deltafile.write import write
 
-    label = Path(tuned).name or Path(tuned).resolve().name
-    label = label if name is None else name
+    label = name_of(tuned) if name is None else name
     options = Options(keep, mask, drop_large, lossless, seed, label, rescale, bits, group, transform)
     return write(base, tuned, out, options, force=force, show=progress)
 

@@ -14,6 +14,7 @@ from pydelta.checkpoint.digest import fingerprint, tensor_digest
 from pydelta.checkpoint.kinds import counts_up, is_index, scales_of
 from pydelta.checkpoint.own_files import own_files
 from pydelta.checkpoint.progress import progress
+from pydelta.checkpoint.reader import as_checkpoint
 from pydelta.checkpoint.spool import Spool
 from pydelta.checkpoint.staging import Pathlike, check_output, staged
 from pydelta.checkpoint.tensor_names import FLOATS, NARROW
@@ -33,7 +34,7 @@ def write(
     target = check_output(out, force=force, inputs=[base, tuned])
     if target.is_dir():
         raise ValueError(f"{target}: a folder is not replaced by a delta file")
-    origin, model = Checkpoint(base), Checkpoint(tuned)
+    origin, model = Checkpoint(base), as_checkpoint(tuned)
     if not any(_close(origin, info) for info in model.tensors.values()):
         raise ValueError(f"{model.path}: no tensor has name, shape and kind of dtype of one of {origin.path}")
     files, plain = own_files(origin, model), kept_as_they_are(origin, model)

@@ -10,6 +10,7 @@ from pydelta import load_checkpoint, merge, prune, save_checkpoint
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.beside import differing
 from pydelta.checkpoint.locate import name_of, resolve
+from pydelta.deltafile import describe, diff
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 A, B = {"a": torch.arange(6.0).view(2, 3)}, {"b": torch.full((4,), 2.5)}
@@ -153,6 +154,8 @@ def test_names_of_the_hub_are_looked_up_in_the_cache(tmp_path, monkeypatch, vari
     assert equal(load_checkpoint("org/some-model"), A)
     assert [name_of(x) for x in ("org/some-model", repository, snapshot)] == ["some-model"] * 3
     assert name_of(snapshot / "model.safetensors") == "some-model"
+    diff(repository, snapshot, tmp_path / "x.delta", lossless=True)
+    assert describe(tmp_path / "x.delta")["model"] == "some-model"
     with pytest.raises(FileNotFoundError, match=r"org/other: no such file or folder, nor a model in .*cache"):
         Checkpoint("org/other")
     put(tmp_path / "org/some-model")  # a path goes first

@@ -6,7 +6,7 @@ import pytest
 import torch
 from checkpoints import equal
 
-from pydelta import load_checkpoint, merge, prune, save_checkpoint
+from pydelta import Superposition, load_checkpoint, merge, prune, save_checkpoint
 from pydelta.checkpoint.dequantised import Dequantised
 from pydelta.checkpoint.digest import tensor_digest
 from pydelta.cli.main import main
@@ -151,6 +151,30 @@ def test_merge_prune_and_similarity_over_a_bf16_base(tmp_path, capsys, monkeypat
     assert main(args) == 1
     assert "read fp8 and MXFP4 as bf16 with --dequantize" in capsys.readouterr().err
     assert main([*args, "--dequantize"]) == 0
+
+
+def test_stores_and_delta_files_over_a_bf16_base(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint({"q.weight": torch.randn(256, 128, generator=GENERATOR).bfloat16()}, "base")
+    (tmp_path / "base/config.json").write_text('{"dtype": "bfloat16", "n": 1}')
+    config = {"dtype": "float8_e4m3fn", "n": 2, "quantization_config": {"quant_method": "fp8"}}
+    wanted = {}
+    for name in "ab":
+        save_checkpoint({"q.weight": fp8(256, 128), "q.weight_scale_inv": torch.rand(2, 1)}, name)
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        wanted[name] = load(Dequantised(name))
+    flags = ["--dequantize", "--quiet"]
+    assert main(["compress", "--base", "base", "--model", "a", "-o", "store", *flags]) == 0
+    assert main(["retrieve", "store", "a", "-o", "out", "--quiet"]) == 0
+    assert equal(load_checkpoint("out"), wanted["a"])
+    assert json.loads((tmp_path / "out/config.json").read_text()) == {"dtype": "bfloat16", "n": 2}
+    assert main(["add", "store", "--model", "b", *flags]) == 0
+    assert main(["remove", "store", "b", "--model", "b", *flags]) == 0
+    assert main(["diff", "base", "a", "-o", "a.delta", "--lossless", *flags]) == 0
+    assert main(["patch", "base", "a.delta", "-o", "patched", "--quiet"]) == 0
+    assert equal(load_checkpoint("patched"), wanted["a"])
+    store = Superposition.create("base", {"b": Dequantised("b")}, "other")
+    assert equal(store.retrieve("b"), wanted["b"])
 
 
 def load(model):

@@ -184,3 +184,23 @@ def test_bad_files(tmp_path, monkeypatch, capsys):
         capsys.readouterr().err == "pydelta prune: zz: no such file or folder (models are not downloaded)\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_rows_of_experts_that_lie_as_inputs_by_outputs(tmp_path, files):
+    """In a stack (experts, in, out) an output's inputs are a column of its matrix."""
+    generator = torch.Generator().manual_seed(0)
+    base = {"experts.up": torch.randn(2, 8, 64, generator=generator)}
+    tuned = {"experts.up": base["experts.up"] + torch.randn(2, 8, 64, generator=generator)}
+    options = {"method": "magnitude", "keep": 0.25, "group": "row", "input_dims": {"experts.*": 1}}
+    if files:
+        for name, tensors in (("base", base), ("tuned", tuned)):
+            save_checkpoint(tensors, tmp_path / name)
+        path = prune(tmp_path / "base", tmp_path / "tuned", out=tmp_path / "out", **options)
+        pruned = load_checkpoint(path)["experts.up"]
+    else:
+        pruned = prune(base, tuned, **options)["experts.up"]
+    delta = (tuned["experts.up"] - base["experts.up"]).abs()
+    kept = pruned != base["experts.up"]
+    assert torch.equal(kept, delta >= delta.topk(2, dim=1).values[:, -1:])
+    assert torch.equal(pruned[kept], tuned["experts.up"][kept])

@@ -13,6 +13,7 @@ from pydelta.cli.arguments import (
     positive,
     report,
     split_model,
+    tuned_model,
 )
 from pydelta.superposition import Superposition
 
@@ -39,5 +40,6 @@ def run(args: argparse.Namespace) -> int:
     calibration = calibration_files(args, [name]).get(name)
     store = Superposition.open(args.store)
     options = {"base": args.base, "weight": args.weight, "progress": not args.quiet}
-    report(store.add(name, path, calibration=calibration, allow_missing=args.allow_missing, **options), args)
+    options |= {"calibration": calibration, "allow_missing": args.allow_missing}
+    report(store.add(name, tuned_model(args, path), **options), args)
     return 0

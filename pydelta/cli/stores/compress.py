@@ -8,6 +8,7 @@ from pydelta.cli.arguments import (
     Commands,
     add_axis_flag,
     add_calibration_flag,
+    add_dequantize_flag,
     add_mask_flags,
     add_missing_flag,
     add_output_flags,
@@ -18,6 +19,7 @@ from pydelta.cli.arguments import (
     report,
     seed,
     split_model,
+    tuned_model,
 )
 from pydelta.superposition import Superposition
 from pydelta.superposition.format.form import BITS, RATES
@@ -64,6 +66,7 @@ def add(commands: Commands) -> None:
         help="factor of a retrieved delta; default: %(default)s",
     )
     add_axis_flag(parser)
+    add_dequantize_flag(parser)
     add_calibration_flag(parser)
     add_missing_flag(parser)
     add_output_flags(parser)
@@ -118,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         models[name] = path
     store = Superposition.create(
         args.base,
-        models,
+        {name: tuned_model(args, path) for name, path in models.items()},
         args.out,
         transform=args.transform,
         shuffle_layers=args.shuffle_layers,

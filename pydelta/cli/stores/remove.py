@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pydelta.cli.arguments import Commands, add_store_flags, report, split_model
+from pydelta.cli.arguments import Commands, add_store_flags, report, split_model, tuned_model
 from pydelta.superposition import Superposition
 
 
@@ -24,5 +24,6 @@ def run(args: argparse.Namespace) -> int:
     if args.model == f"{name}={path}" and name != args.name:
         args.fail(f"--model must be of the model {args.name!r}, got {args.model!r}")
     store = Superposition.open(args.store)
-    report(store.remove(args.name, path, base=args.base, progress=not args.quiet), args)
+    model = tuned_model(args, path)
+    report(store.remove(args.name, model, base=args.base, progress=not args.quiet), args)
     return 0

@@ -13,6 +13,7 @@ import torch
 from pydelta import ops
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
+from pydelta.checkpoint.tensor_names import crosses_rows
 from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import PART_BYTES, Workspace, check_finite, check_part
@@ -104,7 +105,7 @@ class CheckpointMerge:
 
     def _in_one(self, item: TensorPlan, masks: Sequence[Chosen]) -> bool:
         """Whether a tensor is merged in one piece."""
-        across = any(by_rows(mask) for mask in masks) and item.axis == 0 and len(item.shape) > 1
+        across = any(by_rows(mask) for mask in masks) and crosses_rows(item.shape, item.axis)
         columns = any(isinstance(mask, Columns) for mask in masks)
         return across or columns or matched(self._method, item) or self._device.type != "cpu"
 

@@ -10,6 +10,7 @@ import torch
 
 from pydelta import ops
 from pydelta.calibration import Calibration
+from pydelta.checkpoint.tensor_names import crosses_rows
 from pydelta.core.check import compute_dtype
 from pydelta.core.masks import DellaMask, MagnitudeThreshold, Mask, RandomMask, WandaMask
 from pydelta.core.random import key
@@ -106,12 +107,12 @@ def as_rows(x: torch.Tensor, axis: int) -> torch.Tensor:
     """A view whose last axis has all inputs of one output."""
     if x.dim() < 2 or axis == x.dim() - 1:
         return x
-    return x.movedim(0, -1) if axis == 0 else x.flatten(1)
+    return x.movedim(axis, -1) if crosses_rows(tuple(x.shape), axis) else x.flatten(1)
 
 
 def from_rows(x: torch.Tensor, shape: Sequence[int], axis: int) -> torch.Tensor:
     """:func:`as_rows` undone."""
-    return x.movedim(-1, 0) if len(shape) > 1 and axis == 0 else x.view(tuple(shape))
+    return x.movedim(-1, axis) if crosses_rows(tuple(shape), axis) else x.view(tuple(shape))
 
 
 def common_dtype(dtypes: Sequence[torch.dtype]) -> torch.dtype:

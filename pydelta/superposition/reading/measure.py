@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pydelta.checkpoint import Checkpoint
+from pydelta.checkpoint.reader import as_checkpoint
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workspace import Workspace
@@ -22,7 +22,7 @@ def measure(
     """See :meth:`Superposition.measure`."""
     retrieval = Retrieval(store, files, name, base, 1.0, calibrated=False)
     departs, work = files.manifest.models[name].departs, Workspace()
-    tuned = aligned(retrieval.base, Checkpoint(path), departs, retrieval.rules)
+    tuned = aligned(retrieval.base, as_checkpoint(path), departs, retrieval.rules)
     names = [tensor for tensor, rule in files.manifest.rules.items() if departs.superposes(tensor, rule)]
     squares: dict[str, list[tuple[float, float]]] = {tensor: [] for tensor in names}
 

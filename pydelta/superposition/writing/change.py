@@ -11,6 +11,7 @@ from pydelta.calibration import Calibration
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.own_files import own_files, write_files
 from pydelta.checkpoint.progress import progress
+from pydelta.checkpoint.reader import as_checkpoint
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.workers import Workers
 from pydelta.superposition.format.base import check_base, open_base
@@ -62,7 +63,7 @@ def add(
         held = manifest.buckets[index].models if index is not None else ()
         if form.exact and len(held) == form.room:
             raise ValueError(f"{store}: its exact sum has room for {form.room} models, and holds as many")
-        origin, tuned = open_base(store, manifest, base), Checkpoint(path)
+        origin, tuned = open_base(store, manifest, base), as_checkpoint(path)
         departs = departures(origin, {name: tuned}, manifest.rules, allow_missing)[name]
         files = own_files(origin, tuned)
         departs, view = with_files(departs, files), aligned(origin, tuned, departs, manifest.rules)
@@ -96,7 +97,7 @@ def remove(store: Path, name: str, path: Pathlike, *, base: Pathlike | None, sho
         manifest, form = change.manifest, change.manifest.form
         index = _removable(store, manifest, name)
         models = tuple(other for other in manifest.buckets[index].models if other != name)
-        origin, tuned = open_base(store, manifest, base), Checkpoint(path)
+        origin, tuned = open_base(store, manifest, base), as_checkpoint(path)
         view = aligned(origin, tuned, manifest.models[name].departs, manifest.rules)
         stored: dict[str, dict[str, str]] = {}
         buckets = list(manifest.buckets)

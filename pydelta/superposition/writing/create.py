@@ -12,6 +12,7 @@ from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.digest import fingerprint, tensor_digest
 from pydelta.checkpoint.own_files import own_files, write_files
 from pydelta.checkpoint.progress import progress
+from pydelta.checkpoint.reader import as_checkpoint
 from pydelta.checkpoint.staging import Pathlike, check_output, staged
 from pydelta.checkpoint.workers import Workers
 from pydelta.core.version import __version__
@@ -50,7 +51,7 @@ def create(
     """Writes a store; see :meth:`Superposition.create`."""
     target = check_output(out, force=force, inputs=[base, *models.values()])
     origin = Checkpoint(base)
-    tuned = {name: Checkpoint(models[name]) for name in sorted(models)}
+    tuned = {name: as_checkpoint(models[name]) for name in sorted(models)}
     rules = rules_of(origin, options.input_dims)
     departs = departures(origin, tuned, rules, options.allow_missing)
     small = {name: own_files(origin, model) for name, model in tuned.items()}
