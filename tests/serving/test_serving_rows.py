@@ -308,3 +308,27 @@ def test_modules_that_write_to_their_buffers_are_refused(tmp_path):
         bank.models(NAMES),
     ):
         bank.module(torch.randn(3, 4, 8))
+
+
+class Sometimes(torch.nn.Module):
+    """Calls one layer or another, as the values say: no two calls need be alike."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(8, 8), layer
+
+    def forward(self, x):
+        return self.first(x) if float(x.detach().sum()) > 0 else self.second(x)
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Linear(8, 8), torch.nn.Conv1d(4, 4, 1)])
+def test_a_layer_that_the_first_batch_did_not_call(tmp_path, layer):
+    _, bank = made(tmp_path, Sometimes(layer))
+    message = (
+        "[models] 'second' must be called as in the first batch of this kind, where it was not called: "
+        "use activate()"
+    )
+    with torch.no_grad(), bank.models(NAMES):
+        bank.module(torch.ones(3, 4, 8))
+        with raises(ValueError, message):
+            bank.module(-torch.ones(3, 4, 8))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pydelta.superposition.serving.batch import Batch, Current
-from pydelta.superposition.serving.plan import Plan, Unit, plan_of
+from pydelta.superposition.serving.plan import Plan, Unit, not_called_before, plan_of
 from pydelta.superposition.serving.probe import Probe, storage_of
 from pydelta.superposition.serving.rows import (
     Axes,
@@ -106,6 +106,8 @@ class Router:
                 return outermost(path, forward, (args, options))
             if path in current.plan.units:
                 return once_a_model(current.plan.units[path], path, forward, (args, options))
+            if path in self.others:
+                raise not_called_before(path)
             return forward(*args, **options)
 
         return call
