@@ -110,6 +110,17 @@ class Checkpoint:
 
         return read_into(self.home(name), self._info(name), out, start)
 
+    def read_bytes(self, name: str, out: memoryview, start: int = 0) -> None:
+        """Fills ``out`` with the bytes of one tensor from byte ``start`` on; no torch.
+
+        Raises:
+            KeyError: there is no tensor of that name.
+            ValueError: the file has changed since it was opened.
+        """
+        header, info = self.home(name), self._info(name)
+        with header.opened() as file:
+            header.read(file, out, info.offset + start)
+
     def _info(self, name: str) -> TensorInfo:
         if name not in self.tensors:
             raise KeyError(f"{self.path}: no tensor {name!r}")

@@ -178,6 +178,7 @@ def add_merge_flags(parser: argparse.ArgumentParser) -> None:
         help="tensors that a model may lack or have alone; repeat for more",
     )
     add_axis_flag(parser)
+    add_dequantize_flag(parser)
     parser.add_argument("--threads", type=count, metavar="N", help="default: all cores")
     parser.add_argument("--device", default="cpu", metavar="D", help="default: %(default)s")
     parser.add_argument(
@@ -193,6 +194,12 @@ def add_axis_flag(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PATTERN=AXIS",
         help="the input axis of the tensors of that shell pattern, where it is not the last; repeat for more",
+    )
+
+
+def add_dequantize_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dequantize", action="store_true", help="read fp8 weights with scales, and MXFP4, as bf16"
     )
 
 

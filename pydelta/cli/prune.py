@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         vocabulary=args.vocabulary,
         allow_missing=args.allow_missing,
         input_dims=dict(args.input_dims),
+        dequantize=args.dequantize,
         out=args.out,
         device=args.device,
         max_shard_bytes=args.max_shard_size,

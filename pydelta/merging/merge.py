@@ -48,6 +48,7 @@ def merge(
     allow_missing: Sequence[str] = (),
     input_dims: Mapping[str, int] | None = None,
     mergekit: bool = False,
+    dequantize: bool = False,
     out: Pathlike | None = None,
     device: str = "cpu",
     max_shard_bytes: int | None = None,
@@ -90,6 +91,8 @@ def merge(
         allow_missing: shell patterns of tensors that a model may lack, or have alone.
         input_dims: shell patterns of tensor names -> input axis, where it is not the last one.
         mergekit: count as mergekit does where it departs from the papers; ``docs/mergekit.md`` has the list.
+        dequantize: for paths: read fp8 weights with scales, and MXFP4, as bf16; see
+            :class:`pydelta.checkpoint.dequantised.Dequantised`.
         out: for paths: one file if it ends in ``.safetensors``, else a folder.
         device: where the arithmetic runs; state dicts stay where they are.
         max_shard_bytes: of the files; default the base's shards.
@@ -133,7 +136,7 @@ def merge(
         "dense_1d": dense_1d,
     }
     recipe = make_recipe(chosen, base, named, dials, dtype)
-    policy = Mismatches(vocabulary, tuple(allow_missing), dict(input_dims or {}), mergekit)
+    policy = Mismatches(vocabulary, tuple(allow_missing), dict(input_dims or {}), mergekit, dequantize)
     if out is not None:
         job = check_merge(recipe, policy)
         return run_merge(

@@ -38,6 +38,7 @@ def prune(
     vocabulary: str = "error",
     allow_missing: Sequence[str] = (),
     input_dims: Mapping[str, int] | None = None,
+    dequantize: bool = False,
     out: Pathlike | None = None,
     device: str = "cpu",
     max_shard_bytes: int | None = None,
@@ -60,7 +61,7 @@ def prune(
         calibration: of the tuned model's layers, for wanda, and for q.
         vocabulary: "common" prunes the first rows that both have and keeps the tuned model's others.
         allow_missing: shell patterns of tensors that the base may lack, or have alone.
-        input_dims, out, device, max_shard_bytes, force, progress: as in :func:`pydelta.merge`.
+        input_dims, dequantize, out, device, max_shard_bytes, force, progress: as in :func:`pydelta.merge`.
 
     Returns:
         A state dict, or the path written.
@@ -88,7 +89,7 @@ def prune(
     }
     called = name or (name_of(tuned) if files else "tuned")
     recipe = make_recipe(pruning, base, {called: tuned}, dials, None)
-    policy = Mismatches(vocabulary, tuple(allow_missing), dict(input_dims or {}))
+    policy = Mismatches(vocabulary, tuple(allow_missing), dict(input_dims or {}), dequantize=dequantize)
     if out is None:
         from pydelta.merging.running.state_dicts import merge_states
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from pydelta.checkpoint import Checkpoint
+from pydelta.checkpoint.dequantised import open_checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
 from pydelta.checkpoint.kinds import counts_up, listed, same_bytes
 from pydelta.checkpoint.progress import progress
@@ -53,18 +54,23 @@ class Similarity:
     superposed: list[float]
 
 
-def similarity(base: Pathlike, models: Mapping[str, Pathlike], *, show: bool = False) -> Similarity:
+def similarity(
+    base: Pathlike, models: Mapping[str, Pathlike], *, dequantize: bool = False, show: bool = False
+) -> Similarity:
     """Reads base and models once and compares their deltas; floating tensors of all of them count.
 
     Positions (0, 1, 2 and on) and what else is called an index are left out. Of tensors with other numbers of
     rows the rows that all have are compared; what a model lacks or has alone is left out, with a warning.
 
+    Args:
+        dequantize: read fp8 weights with scales, and MXFP4, as bf16.
+
     Raises:
         ValueError: a model is quantised, the models have nothing in common, or NaN or Inf in a tensor.
         OSError: a file cannot be read.
     """
-    origin = Checkpoint(base)
-    tuned = {name: Checkpoint(path) for name, path in models.items()}
+    origin = open_checkpoint(base, dequantize=dequantize)
+    tuned = {name: open_checkpoint(path, dequantize=dequantize) for name, path in models.items()}
     sources = {"base": origin, **tuned}
     kept, problems = kept_tensors(origin, sources, same_bytes, counts_up, prunes=True)
     if problems:
@@ -81,8 +87,8 @@ def similarity(base: Pathlike, models: Mapping[str, Pathlike], *, show: bool = F
         for model in [origin, *tuned.values()]
     )
     with progress("similarity", sizes, show) as advance, Workers(advance) as workers:
-        for name, total in counts.items():
-            for start, count in reader.parts(total):
+        for name, size in counts.items():
+            for start, count in reader.parts(size):
                 workers.submit_part(functools.partial(reader.read, name, start, count))
     kinds: dict[str, torch.Tensor] = {}
     for name in counts:
@@ -90,8 +96,7 @@ def similarity(base: Pathlike, models: Mapping[str, Pathlike], *, show: bool = F
         summed = torch.stack([parts[start] for start in sorted(parts)]).sum(0)
         group = group_of(name)
         kinds[group] = kinds[group] + summed if group in kinds else summed
-    count = len(tuned)
-    whole = sum(kinds.values(), torch.zeros(3, count, count, dtype=torch.float64))
+    whole = sum(kinds.values(), torch.zeros(3, len(tuned), len(tuned), dtype=torch.float64))
     squares = whole[0].diagonal()
     return Similarity(
         models=tuple(tuned),

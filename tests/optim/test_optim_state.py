@@ -144,6 +144,24 @@ def test_weights_that_are_loaded_before_the_first_step_stay():
     same(train(model, optimizer, 0, 2), train(other, MAKERS["AdamR"](other), 0, 2))
 
 
+@pytest.mark.parametrize("kind", ["AdamR", "SAM around AdamR"])
+def test_weights_that_are_loaded_between_steps_stay(kind):
+    """Masters do not bring the old weights back; those of weights that are the same keep their low bits."""
+    model, other = network().bfloat16(), network(5).bfloat16()
+    optimizer = MAKERS[kind](model)
+    train(model, optimizer, 0, 2)
+    inner = optimizer.base_optimizer if kind.startswith("SAM") else optimizer
+    kept = inner.state[model[2].bias]["master"].clone()
+    with torch.no_grad():
+        model[0].weight.copy_(other[0].weight)
+        model[2].bias.copy_(model[2].bias.clone())
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    train(model, optimizer, 2, 3)
+    assert_same_bits(model[0].weight.detach(), other[0].weight.detach())
+    assert_same_bits(inner.state[model[2].bias]["master"], kept)
+
+
 @pytest.mark.parametrize("kind", ["AdamR", "MergePerturbation"])
 def test_state_in_another_order_is_refused(kind):
     class Turned:

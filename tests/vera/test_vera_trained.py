@@ -2,13 +2,14 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import safetensors
 import torch
 from tensors import assert_same_bits, normal, raises
 from torch import nn
-from vera_models import Classifier, Model, attached, trained
+from vera_models import IDS, Classifier, Model, attached, llama, trained
 
 from pydelta import cli, load_checkpoint, vera
 
@@ -154,22 +155,6 @@ def test_a_frozen_fresh_head_is_warned_of():
     assert list(vera.attach(bert(), targets=["classifier"], rank=2).layers) == ["classifier"]
 
 
-IDS = torch.tensor([[3, 5, 8, 1]])
-
-
-def llama(tied=True):
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        vocab_size=20,
-        tie_word_embeddings=tied,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
-
-
 @pytest.mark.parametrize("keep_base", [True, False])
 @pytest.mark.parametrize("how", ["adapted", "trained"])
 def test_a_tied_output_layer_is_untied_by_a_merge(tmp_path, keep_base, how):
@@ -293,3 +278,26 @@ def test_adapters_of_compiled_and_wrapped_modules(tmp_path):
         TypeError, match=r"'layers\.0\.q_proj' must be a plain nn.Linear .*, got OptimizedModule"
     ):
         vera.attach(apart, targets=["q_proj"], rank=2)
+
+
+GOLDEN = Path(__file__).parent / "golden" / "vera" / "parts.safetensors"
+
+
+def golden_adapters():
+    """An adapter and a head whose numbers are their own indices."""
+    adapters = vera.attach(Classifier().eval(), targets="all-linear", rank=2, seed=7, train=["head"])
+    with torch.no_grad():
+        for i, p in enumerate(adapters.parameters()):
+            p.copy_(torch.arange(p.numel()).view(p.shape) + i)
+    return adapters
+
+
+def test_the_golden_file_of_version_2_is_read_and_written_again(tmp_path):
+    vera.save(tmp_path / "made.safetensors", golden_adapters())
+    assert (tmp_path / "made.safetensors").read_bytes() == GOLDEN.read_bytes()
+    module = Classifier()
+    adapters = vera.load(GOLDEN, module)
+    vera.save(tmp_path / "again.safetensors", adapters)
+    assert (tmp_path / "again.safetensors").read_bytes() == GOLDEN.read_bytes()
+    assert adapters.layers["body.2"].b["default"].tolist() == list(range(3, 15))
+    assert module.head[1].bias.tolist() == [7, 8, 9]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pydelta.checkpoint import Checkpoint
+from pydelta.checkpoint.dequantised import open_checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
 from pydelta.checkpoint.kinds import counts_up, same_bytes
 from pydelta.checkpoint.tensor_names import known_axes
@@ -80,7 +81,7 @@ def check_merge(recipe: Recipe, policy: Mismatches) -> CheckedMerge:
     for entry in [*recipe.models, *([recipe.base] if recipe.base else [])]:
         if entry.path not in opened and os.path.exists(entry.path):
             try:
-                opened[entry.path] = Checkpoint(entry.path)
+                opened[entry.path] = open_checkpoint(entry.path, dequantize=policy.dequantize)
             except (OSError, ValueError) as error:
                 problems.append(str(error))
     models = {entry.name: opened[entry.path] for entry in recipe.models if entry.path in opened}

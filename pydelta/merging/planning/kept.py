@@ -72,5 +72,6 @@ def _fault(name: str, model: Model, origin: Model, packed: Mapping[str, set[str]
     tensor = next(tensor for tensor in holder.tensors if tensor in (packed[name] or packed[""]))
     return (
         f"{label} is quantised ({tensor} is {holder.tensors[tensor].dtype}): quantised weights and their "
-        "scales cannot be merged; merge the checkpoints that they were made from, and quantise the result"
+        "scales cannot be merged; merge the checkpoints that they were made from, or read fp8 and MXFP4 as "
+        "bf16 with --dequantize (dequantize=True)"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.beside import differing
+from pydelta.checkpoint.dequantised import Dequantised
 from pydelta.checkpoint.folders import SINGLE
 from pydelta.checkpoint.kinds import listed
 from pydelta.checkpoint.staging import Pathlike
@@ -17,6 +18,8 @@ from pydelta.checkpoint.writer import Shards
 from pydelta.merging.planning.items import TensorPlan
 from pydelta.merging.planning.job import CheckedMerge
 from pydelta.merging.recipes.recipe import DTYPES
+
+_QUANTISATION = ("quantization_config", "compression_config")
 
 
 def out_paths(out: Pathlike, seed: int, outputs: int) -> dict[int, Path]:
@@ -70,10 +73,15 @@ def say_differing(job: CheckedMerge) -> None:
 
 
 def config_text(origin: Checkpoint, dtype: str | None) -> dict[str, str]:
-    """``config.json`` with the dtype that the result has."""
+    """``config.json`` with the dtype that the result has, and no quantisation that it has lost."""
     config = config_of(origin)
     wanted = next((name for name, known in DTYPES.items() if known == dtype), None)
     keys = [key for key in ("dtype", "torch_dtype") if key in config]
-    if wanted is None or not keys:
+    if isinstance(origin, Dequantised) and origin.dequantises:
+        keys, wanted = keys or ["dtype"], wanted or "bfloat16"
+        config = {key: value for key, value in config.items() if key not in _QUANTISATION}
+    elif wanted is None:
+        return {}
+    if not config or not keys:
         return {}
     return {"config.json": json.dumps(config | dict.fromkeys(keys, wanted), indent=2) + "\n"}

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydelta.checkpoint.kinds import listed
 from pydelta.superposition.format.files import StoreFiles
-from pydelta.superposition.format.rules import SUPERPOSED, Rule
+from pydelta.superposition.format.rules import BASE, EXACT, SUPERPOSED, Rule
 from pydelta.superposition.reading.describe import describe
 from pydelta.superposition.reading.errors import relative_error
 
@@ -94,6 +95,40 @@ class Contents:
         self._known(model)
         file = self.files.exact[model]
         return {name: file.tensor(name) for name in file.names}
+
+    def own_files(self, model: str) -> dict[str, Path]:
+        """The small files that a model's base lacks or has otherwise: name below its folder -> path.
+
+        Raises:
+            ValueError: an unknown model.
+        """
+        self._known(model)
+        return self.files.own_files(model)
+
+    def check_live(self) -> None:
+        """One module can be all models of the store.
+
+        Raises:
+            ValueError: models have tensors that the base lacks or has in another shape, or lack some of its;
+                the message names them.
+        """
+        rules, problems = self.manifest.rules, []
+        for name in self.models:
+            departs = self.manifest.models[name].departs
+            other = [
+                tensor
+                for tensor, info in departs.own.items()
+                if tensor not in rules or info.shape != rules[tensor].shape or rules[tensor].rule != EXACT
+            ]
+            other += departs.rows
+            other += [tensor for tensor in sorted(departs.lacks) if rules[tensor].rule != BASE]
+            if other:
+                problems.append(f"{name!r} has {listed(other)} otherwise than the base, or lacks it")
+        if problems:
+            raise ValueError(
+                f"[attach] {self.path}: models must have the base's tensors: {'; '.join(problems)}; "
+                "retrieve such models and load them"
+            )
 
     def _superposed(self, model: str, tensor: str) -> Rule:
         self._known(model)
