@@ -351,9 +351,8 @@ class Superposition(Contents):
         """Maps the store onto a live module, whose weights then become any of the models.
 
         The arguments and errors are those of :class:`Bank`, which has ``activate``, ``use``, ``serve`` and
-        ``models``; and models that have other tensors or shapes than the base are refused by name.
+        ``models``; these refuse models that have other tensors or shapes than the base, by name.
         """
         from pydelta.superposition.serving import Bank
 
-        self.check_live()
         return Bank(self, module, base=base, prefix=prefix, resident=resident, rename=rename)

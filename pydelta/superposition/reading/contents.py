@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydelta.checkpoint.kinds import listed
 from pydelta.superposition.format.files import StoreFiles
-from pydelta.superposition.format.rules import BASE, EXACT, SUPERPOSED, Rule
+from pydelta.superposition.format.rules import EXACT, SUPERPOSED, Rule
 from pydelta.superposition.reading.describe import describe
 from pydelta.superposition.reading.errors import relative_error
 
@@ -105,30 +104,20 @@ class Contents:
         self._known(model)
         return self.files.own_files(model)
 
-    def check_live(self) -> None:
-        """One module can be all models of the store.
+    def unlike_base(self, model: str) -> list[str]:
+        """Tensors of a model that a module like the base cannot hold.
 
-        Raises:
-            ValueError: models have tensors that the base lacks or has in another shape, or lack some of its;
-                the message names them.
+        The base lacks them, has them in another shape, or has other integers; another floating dtype is no
+        other tensor.
         """
-        rules, problems = self.manifest.rules, []
-        for name in self.models:
-            departs = self.manifest.models[name].departs
-            other = [
-                tensor
-                for tensor, info in departs.own.items()
-                if tensor not in rules or info.shape != rules[tensor].shape or rules[tensor].rule != EXACT
-            ]
-            other += departs.rows
-            other += [tensor for tensor in sorted(departs.lacks) if rules[tensor].rule != BASE]
-            if other:
-                problems.append(f"{name!r} has {listed(other)} otherwise than the base, or lacks it")
-        if problems:
-            raise ValueError(
-                f"[attach] {self.path}: models must have the base's tensors: {'; '.join(problems)}; "
-                "retrieve such models and load them"
-            )
+        self._known(model)
+        rules, departs = self.manifest.rules, self.manifest.models[model].departs
+        other = [
+            tensor
+            for tensor, info in departs.own.items()
+            if tensor not in rules or info.shape != rules[tensor].shape or rules[tensor].rule != EXACT
+        ]
+        return [*other, *departs.rows]
 
     def _superposed(self, model: str, tensor: str) -> Rule:
         self._known(model)

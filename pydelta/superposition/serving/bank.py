@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from pydelta.checkpoint.staging import Pathlike
-from pydelta.superposition.format.rules import EXACT
 from pydelta.superposition.serving.batch import Batch, Current
 from pydelta.superposition.serving.binding import bind
 from pydelta.superposition.serving.layers import Served, mixing_layers
@@ -195,16 +194,9 @@ class Bank:
 
     def _fits(self, op: str, name: str) -> None:
         """A module of the base's tensors holds no model that has others."""
-        rules, departs = self.store.manifest.rules, self.store.manifest.models[name].departs
-        others = [*departs.rows]
-        for tensor, info in departs.own.items():  # another dtype is no other tensor
-            rule = rules.get(tensor)
-            if rule is None or rule.rule != EXACT or rule.shape != info.shape:
-                others.append(tensor)
-        if (
-            op == "models"
-        ):  # a tensor that a model lacks is the base's, which no layer that mixes models knows
-            others += departs.lacks
+        others = self.store.unlike_base(name)
+        if op == "models":  # what a model lacks is the base's, which no layer that mixes models knows
+            others += self.store.manifest.models[name].departs.lacks
         if others:
             raise ValueError(
                 f"[{op}] model {name!r} must have the base's tensors, got its own {min(others)!r} "
