@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydelta.checkpoint.kinds import listed
 from pydelta.superposition.format.files import StoreFiles
-from pydelta.superposition.format.rules import BASE, EXACT, SUPERPOSED, Rule
+from pydelta.superposition.format.rules import BASE, EXACT, SUPERPOSED, TIED, Rule
 from pydelta.superposition.reading.describe import describe
 from pydelta.superposition.reading.errors import relative_error
 
@@ -121,7 +121,7 @@ class Contents:
                 if tensor not in rules or info.shape != rules[tensor].shape or rules[tensor].rule != EXACT
             ]
             other += departs.rows
-            other += [tensor for tensor in sorted(departs.lacks) if rules[tensor].rule != BASE]
+            other += [tensor for tensor in sorted(departs.lacks) if rules[tensor].rule not in (BASE, TIED)]
             if other:
                 problems.append(f"{name!r} has {listed(other)} otherwise than the base, or lacks it")
         if problems:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from pydelta.checkpoint.tensors import TORCH
-from pydelta.superposition.format.rules import BASE, Rule
+from pydelta.superposition.format.rules import BASE, TIED, Rule
 
 Live = dict[str, torch.Tensor]
 
@@ -24,8 +24,9 @@ def bind(module: torch.nn.Module, rules: Mapping[str, Rule], prefix: str | None)
             in places that overlap; one sentence names them all.
     """
     live = tensors_of(module)
-    wanted = [name for name, rule in rules.items() if rule.rule != BASE]
-    places = {name: _place(name, _prefix(wanted, live) if prefix is None else prefix) for name in wanted}
+    wanted = [name for name, rule in rules.items() if rule.rule not in (BASE, TIED)]
+    stem = _prefix(wanted, live) if prefix is None else prefix
+    places = {name: _place(name, stem) for name in wanted}
     problems = [f"it lacks {name!r}" for name in wanted if places[name] not in live]
     found = {name: live[place] for name, place in places.items() if place in live}
     problems += [problem for name, x in found.items() for problem in _misfits(name, x, rules[name])]
@@ -33,6 +34,10 @@ def bind(module: torch.nn.Module, rules: Mapping[str, Rule], prefix: str | None)
     if len(devices) > 1:
         problems.append(f"its tensors lie on {', '.join(devices)}")
     problems += _ties(found)
+    for name, rule in rules.items():
+        twin = live.get(_place(name, stem)) if rule.tied else None
+        if twin is not None and rule.tied in found and twin.data_ptr() != found[rule.tied].data_ptr():
+            problems.append(f"{name!r} and {rule.tied!r} are two tensors, in the store one: tie them")
     if problems:
         raise ValueError(f"[attach] the module must hold the store's tensors: {'; '.join(problems)}")
     return found
