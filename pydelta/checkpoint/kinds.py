@@ -45,7 +45,11 @@ def quantised(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:
         if is_index(name) or info.dtype == "BOOL" or info.dtype in FLOATS or info.nbytes == 0:
             continue
         integers = info.dtype in _INTEGERS
-        if (integers and len(info.shape) < 2) or info.dtype == "C64" or _SCALE.search(name.rpartition(".")[2]):
+        if (
+            (integers and len(info.shape) < 2)
+            or info.dtype == "C64"
+            or _SCALE.search(name.rpartition(".")[2])
+        ):
             continue
         module = name.rpartition(".")[0]
         around = [*modules[module], *modules.get(name, ())]

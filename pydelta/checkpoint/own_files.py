@@ -15,6 +15,7 @@ _NOT = (
     "train_results.json",
     "eval_results.json",
     "requirements.txt",
+    ".index.json",
 )
 _LARGEST, _DEPTH = 64 << 20, 3
 
@@ -67,6 +68,10 @@ def _small(folder: Path, depth: int) -> Iterator[Path]:
             continue
         if path.is_dir() and not path.is_symlink() and depth > 1 and not path.name.startswith("checkpoint-"):
             yield from _small(path, depth - 1)
-        elif path.is_file() and path.name.endswith(_KINDS) and path.name not in _NOT:
-            if not path.name.endswith(".index.json") and path.stat().st_size <= _LARGEST:
-                yield path
+        elif _is_own(path):
+            yield path
+
+
+def _is_own(path: Path) -> bool:
+    of_kind = path.is_file() and path.name.endswith(_KINDS) and not path.name.endswith(_NOT)
+    return of_kind and path.stat().st_size <= _LARGEST

@@ -75,8 +75,10 @@ _NAME: Check = (
     "be printable text",
 )
 _FILES: Check = (
-    lambda value: isinstance(value, dict)
-    and all(plain_path(name) and isinstance(x, str) and _HEX.fullmatch(x) for name, x in value.items()),
+    lambda value: (
+        isinstance(value, dict)
+        and all(plain_path(name) and isinstance(x, str) and _HEX.fullmatch(x) for name, x in value.items())
+    ),
     "map paths below a folder to SHA-256 in hex",
 )
 _FIELDS: dict[str, Check] = {

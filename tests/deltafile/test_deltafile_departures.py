@@ -23,9 +23,12 @@ def pair(folder, low, high):
 
 
 @pytest.mark.parametrize(
-    "dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16), (torch.float16, torch.bfloat16)]
+    "dtypes",
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16), (torch.float16, torch.bfloat16)],
 )
-@pytest.mark.parametrize("how", [{"bits": 1, "transform": "none"}, {"keep": 0.1}, {"keep": 0.5, "mask": "magnitude"}])
+@pytest.mark.parametrize(
+    "how", [{"bits": 1, "transform": "none"}, {"keep": 0.1}, {"keep": 0.5, "mask": "magnitude"}]
+)
 def test_deltas_of_another_dtype(tmp_path, dtypes, how):
     base, tuned = pair(tmp_path, *dtypes)
     file = deltafile.diff(tmp_path / "base", tmp_path / "tuned", tmp_path / "x.delta", **how)
@@ -43,8 +46,16 @@ def test_deltas_of_another_dtype(tmp_path, dtypes, how):
 
 def test_scales_and_indices_are_stored_as_they_are(tmp_path):
     narrow = torch.ones(SHAPE).to(torch.float8_e4m3fn)
-    base = {"q.weight": narrow, "q.weight_scale_inv": torch.ones(4, 4), "position_ids": torch.arange(9.0)[None]}
-    tuned = {**base, "q.weight_scale_inv": torch.full((4, 4), 3.0), "position_ids": torch.arange(9.0)[None] + 1}
+    base = {
+        "q.weight": narrow,
+        "q.weight_scale_inv": torch.ones(4, 4),
+        "position_ids": torch.arange(9.0)[None],
+    }
+    tuned = {
+        **base,
+        "q.weight_scale_inv": torch.full((4, 4), 3.0),
+        "position_ids": torch.arange(9.0)[None] + 1,
+    }
     for name, tensors in (("base", base), ("tuned", tuned)):
         save_checkpoint(tensors, tmp_path / name)
     for how in ({"bits": 1}, {"keep": 0.1}):
@@ -54,7 +65,7 @@ def test_scales_and_indices_are_stored_as_they_are(tmp_path):
 
 
 def test_small_files_and_reasons(tmp_path, capsys):
-    base, tuned = pair(tmp_path, torch.float32, torch.float32)
+    _, tuned = pair(tmp_path, torch.float32, torch.float32)
     save_checkpoint({**tuned, "head.weight": torch.ones(2, 64)}, tmp_path / "tuned", force=True)
     (tmp_path / "base" / "config.json").write_text("{}")
     own = {"config.json": '{"labels": 2}', "chat_template.jinja": "{{ x }}"}
@@ -79,7 +90,7 @@ def test_a_file_whose_small_files_lie(tmp_path):
     tensors = load_file(file)
     tensors["files/config.json"] = torch.tensor([1], dtype=torch.uint8)
     save_file(tensors, file, metadata)
-    with pytest.raises(ValueError, match="'config.json' has other bytes"):
+    with pytest.raises(ValueError, match=r"'config\.json' has other bytes"):
         deltafile.patch(tmp_path / "base", file, tmp_path / "out")
     content = json.loads(metadata["pydelta-delta"])
     content["files"] = {"../config.json": "0" * 64}

@@ -27,7 +27,10 @@ def values(factor: int, shape: tuple[int, ...]) -> torch.Tensor:
 def departing() -> None:
     """A fine-tune with a head, a longer vocabulary, packed integers, another dtype and a chat template."""
     base = pydelta.load_checkpoint(HERE / "base")
-    base |= {"embed.weight": values(401, (6, 24)), "q.qweight": torch.arange(8, dtype=torch.int32).reshape(2, 4)}
+    base |= {
+        "embed.weight": values(401, (6, 24)),
+        "q.qweight": torch.arange(8, dtype=torch.int32).reshape(2, 4),
+    }
     base |= {"q.scales": values(3, (2, 4)), "mtp.weight": values(5, (3, 24))}
     pydelta.save_checkpoint(base, HERE / "departing" / "base", force=True)
     tuned = {n: x + values(7, x.shape) / 64 if x.is_floating_point() else x for n, x in base.items()}

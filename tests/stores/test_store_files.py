@@ -82,7 +82,9 @@ def test_golden_stores_of_departing_models_are_read_and_written(tmp_path, kind):
     inputs, golden = GOLDEN / "departing", GOLDEN / "v4" / kind
     shutil.copytree(golden, tmp_path / "old")
     old = Superposition.open(tmp_path / "old")
-    assert equal(old.retrieve("a", base=inputs / "base"), load_checkpoint(GOLDEN / f"v4/{kind}-a.safetensors"))
+    assert equal(
+        old.retrieve("a", base=inputs / "base"), load_checkpoint(GOLDEN / f"v4/{kind}-a.safetensors")
+    )
     assert Superposition.verify(old.path, base=inputs / "base") == []
     Superposition.create(inputs / "base", {"a": inputs / "a"}, tmp_path / "store", **DEPARTING[kind])
     found, expected = listing(tmp_path / "store"), listing(golden)

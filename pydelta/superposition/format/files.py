@@ -11,7 +11,7 @@ from typing import Any, overload
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.superposition.format.form import PLACES, VALUES
 from pydelta.superposition.format.manifest import Manifest, exact_name, own_folder, residual_name
-from pydelta.superposition.format.rules import SUPERPOSED, Rule, slots
+from pydelta.superposition.format.rules import SUPERPOSED, slots
 
 HOLD = 64
 """Files that are held open at once; of a store with more, those of single models are opened when needed."""
@@ -22,8 +22,8 @@ Check = Callable[[str, Checkpoint], None]
 class StoreFiles:
     """The files of tensors that a store's ``store.json`` names.
 
-    They are held open: a store that changes while somebody reads it stays for the reader what it was. Those of
-    a store of many files are opened when they are asked for, and refused if they are no longer what lay there.
+    They are held open: a store that changes while somebody reads it stays for the reader what it was. Those
+    of a store of many files are opened when they are asked for, and refused if they are others by then.
 
     Args:
         fresh: where files lie that the store is about to get.
@@ -93,7 +93,7 @@ class StoreFiles:
         _compare(file.path, file.tensors, departs.exact_file(self.manifest.rules))
 
     def _check_residual(self, model: str, file: Checkpoint) -> None:
-        """Every tensor of which something is kept has no more values than it may, and a code of their places."""
+        """Every tensor of which something is kept has no more values than it may, and a code of places."""
         wanted, rules = [], self.manifest.rules
         for name in {name.partition("/")[2] for name in file.names}:
             rule, values = rules.get(name), file.tensors.get(VALUES + name)

@@ -91,7 +91,7 @@ def same_numbers(checkpoint: Checkpoint, one: str, other: str) -> bool:
 
 
 def _tied(base: Checkpoint, rules: Mapping[str, Rule]) -> dict[str, Rule]:
-    """The rules of embeddings that the base holds a second time: they must stay equal, so they are summed once."""
+    """The rules of embeddings that the base holds a second time: to stay equal they are summed once."""
     names = sorted(n for n, rule in rules.items() if rule.rule == SUPERPOSED and is_vocabulary(n))
     names.sort(key=lambda name: "lm_head" in name)
     tied: dict[str, Rule] = {}

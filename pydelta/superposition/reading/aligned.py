@@ -38,7 +38,9 @@ class AlignedModel:
         self._work = Workspace()
         self.path: Path = tuned.path
         self.names = base.names
-        differ = [name for name in base.names if rules[name].rule not in (BASE, TIED) and not self._fits(name)]
+        differ = [
+            name for name in base.names if rules[name].rule not in (BASE, TIED) and not self._fits(name)
+        ]
         if differ:
             names = ", ".join(differ)
             raise ValueError(f"{tuned.path} differs from the base in name, shape or dtype: {names}")

@@ -30,7 +30,7 @@ from pydelta.superposition.format.departures import ROWS
 from pydelta.superposition.format.files import StoreFiles
 from pydelta.superposition.format.log import append_log
 from pydelta.superposition.format.parts import cut, input_axis
-from pydelta.superposition.format.rules import BASE, SUPERPOSED, Rule
+from pydelta.superposition.format.rules import BASE, Rule
 from pydelta.superposition.reading.bucket_reader import BucketReader, compute
 from pydelta.superposition.reading.residual import ResidualElements, read_residual
 

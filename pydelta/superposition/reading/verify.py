@@ -15,8 +15,8 @@ from pydelta.checkpoint.tensor_names import FLOATS, NARROW
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import check_finite
 from pydelta.superposition.format.base import check_base, open_base
-from pydelta.superposition.format.log import locked
 from pydelta.superposition.format.files import HOLD, StoreFiles
+from pydelta.superposition.format.log import locked
 from pydelta.superposition.format.manifest import Manifest, own_folder
 from pydelta.superposition.format.manifest_reader import read_manifest
 

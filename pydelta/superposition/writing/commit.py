@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydelta.checkpoint.staging import remove, sync_folder
 from pydelta.checkpoint.own_files import write_synced
+from pydelta.checkpoint.staging import remove, sync_folder
 from pydelta.superposition.format.files import StoreFiles
 from pydelta.superposition.format.log import locked, write_log, writing_alone
 from pydelta.superposition.format.manifest import (

@@ -23,7 +23,6 @@ _BUFFERS = (
 """What older checkpoints hold and newer code neither reads nor writes."""
 
 
-
 def departures(
     base: Checkpoint,
     models: Mapping[str, Checkpoint],
@@ -129,7 +128,7 @@ def _common(mine: TensorInfo, theirs: TensorInfo, rule: Rule, lengths: set[tuple
     if mine.shape == theirs.shape:
         return True
     grown = len(mine.shape) == 2 and mine.shape[1:] == theirs.shape[1:] and bool(rule.dim)
-    return grown and 0 < theirs.shape[0] and (mine.shape[0], theirs.shape[0]) in lengths
+    return grown and theirs.shape[0] > 0 and (mine.shape[0], theirs.shape[0]) in lengths
 
 
 def with_files(departs: Departures, files: Mapping[str, bytes]) -> Departures:

@@ -73,9 +73,7 @@ class TransformChooser:
         groups = [members for _, members in slot_groups(self._rules)]
         if not self._options.shuffle_layers:
             groups = [[slot] for slot in slot_names]
-        chosen = {
-            slot: self._best([errors[slot] for slot in group]) for group in groups for slot in group
-        }
+        chosen = {slot: self._best([errors[slot] for slot in group]) for group in groups for slot in group}
         return {
             name: dataclasses.replace(rule, transform=chosen.get(name)) for name, rule in self._rules.items()
         }
