@@ -1,10 +1,11 @@
-"""Tensors that nobody may compute with: indices, counters, quantised weights and the scales beside them. No torch."""
+"""Tensors that nobody may compute with: indices, counters, quantised weights and their scales. No torch."""
 
 from __future__ import annotations
 
 import fnmatch
 import math
 import re
+import struct
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,9 @@ _INDICES = (
 )
 _SCALE = re.compile(r"scale|absmax|SCB|zero|quant|codebook|qmap|nested", re.IGNORECASE)
 _INTEGERS = ("U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
-_MOST_INDICES = 1 << 24
+_MOST_POSITIONS = 1 << 20
+_CHUNK = 1 << 20
+_FORMS = {"F16": "e", "F32": "f", "F64": "d", "I64": "q", "I32": "i", "I16": "h", "U8": "B"}
 
 
 def is_index(name: str) -> bool:
@@ -34,8 +37,8 @@ def is_index(name: str) -> bool:
 def quantised(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:
     """The quantised weights of a checkpoint: name -> the scales, zero points and tables beside it.
 
-    A weight counts if its dtype is narrow (F8_*, F6_*, F4), or if it is of integers, has two axes or more, and
-    something that is called a scale lies beside it: in its own module, or under its own name.
+    A weight counts if its dtype is narrow (F8_*, F6_*, F4), or if it is of integers, has two axes or more,
+    and something that is called a scale lies beside it: in its own module, or under its own name.
     """
     modules: dict[str, list[str]] = {}
     for name in tensors:
@@ -59,21 +62,22 @@ def quantised(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:
     return weights
 
 
-def scales_of(tensors: Mapping[str, TensorInfo]) -> set[str]:
-    """The names of all tensors that mean nothing without the quantised weight that they lie beside."""
-    return {scale for scales in quantised(tensors).values() for scale in scales}
+def quantised_tensors(tensors: Mapping[str, TensorInfo]) -> set[str]:
+    """The names of all quantised weights, and of all tensors that mean nothing without them."""
+    weights = quantised(tensors)
+    return weights.keys() | {scale for scales in weights.values() for scale in scales}
 
 
-def quantisation_of(model: Checkpoint) -> str | None:
-    """How a checkpoint is quantised, by its config or by its tensors; None where it is not."""
-    weights = quantised(model.tensors)
-    if not weights:
-        return None
+def method_of(model: Checkpoint) -> str | None:
+    """How a checkpoint is quantised, as its config says."""
     config = config_of(model)
-    settings: Any = config.get("quantization_config") or config.get("compression_config") or {}
-    method = settings.get("quant_method") if isinstance(settings, dict) else None
-    name = next(iter(weights))
-    return f"{method or 'packed'} weights such as {name} ({model.tensors[name].dtype})"
+    settings: Any = config.get("quantization_config") or config.get("compression_config")
+    return str(settings.get("quant_method")) if isinstance(settings, dict) else None
+
+
+def may_count(dtype: str) -> bool:
+    """Whether a tensor of a dtype may hold positions."""
+    return dtype in _FORMS or dtype == "BF16"
 
 
 def counts_up(model: Checkpoint, name: str) -> bool:
@@ -82,28 +86,16 @@ def counts_up(model: Checkpoint, name: str) -> bool:
     Raises:
         OSError, ValueError: the file cannot be read, or has changed.
     """
-    import numpy as np
-
     info = model.tensors[name]
     count = math.prod(info.shape)
-    if count < 3 or count != max(info.shape) or count > _MOST_INDICES or info.dtype not in (*_FORMS, "BF16"):
+    if count < 3 or count != max(info.shape) or count > _MOST_POSITIONS or not may_count(info.dtype):
         return False
-    want = np.arange(count)
-    for part in (3, count):  # three elements tell all others apart
-        words = _read(model, info, part)
-        if info.dtype == "BF16":
-            wide = want[:part].astype(np.float32).view(np.uint32)
-            even = (wide >> 16) & 1
-            expected = ((wide + 0x7FFF + even) >> 16).astype(np.uint16)
-        else:
-            expected = want[:part].astype(_FORMS[info.dtype])
-        if words != expected.tobytes():
-            return False
-    return True
+    # Three elements tell nearly all others apart.
+    return all(_read(model, info, part) == _positions(info.dtype, part) for part in (3, count))
 
 
 def same_bytes(one: Checkpoint, other: Checkpoint, name: str) -> bool:
-    """Whether a tensor has the same dtype, shape and bytes in two checkpoints; read up to the first difference.
+    """Whether a tensor has the same dtype, shape and bytes in two checkpoints: read until they differ.
 
     Raises:
         OSError, ValueError: a file cannot be read, or has changed.
@@ -123,10 +115,6 @@ def same_bytes(one: Checkpoint, other: Checkpoint, name: str) -> bool:
     return True
 
 
-_CHUNK = 1 << 20
-_FORMS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "U8": "<u1"}
-
-
 def _is_scale(weight: str, name: str, info: TensorInfo) -> bool:
     leaf = name.rpartition(".")[2]
     return leaf != "bias" and not leaf.endswith("_bias") and bool(_SCALE.search(leaf)) and _near(weight, name)
@@ -135,7 +123,18 @@ def _is_scale(weight: str, name: str, info: TensorInfo) -> bool:
 def _near(weight: str, name: str) -> bool:
     """X_blocks and X_scales belong together, Y_scales of the same module does not."""
     stem = weight.rpartition(".")[2].removesuffix("_blocks")
-    return weight.endswith("_blocks") is False or name.rpartition(".")[2].startswith(stem)
+    return not weight.endswith("_blocks") or name.rpartition(".")[2].startswith(stem)
+
+
+def _positions(dtype: str, count: int) -> bytes:
+    """0, 1, 2 and on, rounded to a dtype; nothing where it does not reach so far."""
+    try:
+        if dtype != "BF16":
+            return struct.pack(f"<{count}{_FORMS[dtype]}", *range(count))
+        wide = struct.unpack(f"<{count}I", struct.pack(f"<{count}f", *range(count)))
+        return struct.pack(f"<{count}H", *((word + 0x7FFF + (word >> 16 & 1)) >> 16 for word in wide))
+    except (OverflowError, struct.error):
+        return b""
 
 
 def _read(model: Checkpoint, info: TensorInfo, count: int) -> bytes:
