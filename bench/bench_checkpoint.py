@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from summary import Result
 
 MODELS = 4
-ROUNDS = 3
+ROUNDS = 3  # whole commands take seconds: it bounds the run's time
 # Runs one command after the imports; prints its seconds and the process's peak resident set in bytes.
 # (getrusage would count the parent's memory at the fork.)
 CHILD = """

@@ -6,6 +6,7 @@ from harness import Bench, Case, grid, some_rows
 
 import pydelta
 from pydelta import MagnitudeThreshold, RandomMask
+from pydelta.masks import Mask
 
 CASES = [case for case in grid(places=[False]) if case.row in (4096, 11008)]
 MODELS = 4
@@ -14,7 +15,7 @@ WEIGHTS = [0.4, 0.3, 0.2, 0.1]
 MASKS = ("none", "random", "magnitude", "della", "ties")
 
 
-def masks_of(kind: str, base: torch.Tensor, tuned: list[torch.Tensor]) -> list[pydelta.masks.Mask | None]:
+def masks_of(kind: str, base: torch.Tensor, tuned: list[torch.Tensor]) -> list[Mask | None]:
     keys = [pydelta.key(7, "mask", f"model {i}") for i in range(MODELS)]
     if kind == "random":
         return [RandomMask(KEEP, key) for key in keys]
@@ -25,7 +26,7 @@ def masks_of(kind: str, base: torch.Tensor, tuned: list[torch.Tensor]) -> list[p
     return [None] * MODELS
 
 
-def of_rows(masks: list[pydelta.masks.Mask | None], row: int, n: int) -> list[pydelta.masks.Mask | None]:
+def of_rows(masks: list[Mask | None], row: int, n: int) -> list[Mask | None]:
     return [mask.rows(row, 1) if isinstance(mask, MagnitudeThreshold) else mask for mask in masks]
 
 

@@ -25,7 +25,7 @@ from summary import Result
 
 from pydelta import load_checkpoint
 
-ROUNDS = 3
+ROUNDS = 3  # whole commands take seconds: it bounds the run's time
 HALF = {"density": 0.5}
 METHODS = {
     "linear": {},

@@ -31,7 +31,7 @@ from pydelta import Superposition
 
 transformers = pytest.importorskip("transformers")
 
-ROUNDS = 7
+ROUNDS = 7  # a swap of all weights takes long: it bounds the run's time
 MODELS = {f"{name}-{i}": name for i in range(8) for name in NAMES[1:]}
 RANK, ROWS = 16, 32
 Runs = dict[str, Callable[[], object]]

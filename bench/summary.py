@@ -12,7 +12,7 @@ from typing import Any
 
 Result = dict[str, Any]
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 PACKAGES = ("torch", "numpy", "scipy", "fht-cpu", "triton", "pytest-benchmark")
 
 

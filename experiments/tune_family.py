@@ -20,7 +20,7 @@ from families import finetune_module
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-BATCH = 32
+BATCH = 32  # sentences in a step
 
 
 def main() -> None:

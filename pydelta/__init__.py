@@ -13,6 +13,8 @@ from pydelta.core.version import __version__ as __version__
 if TYPE_CHECKING:
     from pydelta import compat as compat
     from pydelta import hf as hf
+    from pydelta import masks as masks
+    from pydelta import random as random
     from pydelta import vera as vera
     from pydelta._dispatch import backends as backends
     from pydelta._dispatch import use_backend as use_backend
@@ -66,12 +68,14 @@ _HOME = {
     "hf": "pydelta.hf",
     "key": "pydelta.core.random",
     "load_checkpoint": "pydelta.checkpoint",
+    "masks": "pydelta.masks",
     "magnitude_threshold": "pydelta.ops",
     "mask_rescale": "pydelta.ops",
     "merge": "pydelta.merging",
     "merge_into": "pydelta.ops",
     "quantize": "pydelta.ops",
     "prune": "pydelta.merging",
+    "random": "pydelta.random",
     "retrieve": "pydelta.ops",
     "rotate": "pydelta.ops",
     "sam_perturb_": "pydelta.ops",

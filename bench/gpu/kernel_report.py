@@ -42,7 +42,7 @@ def resident_warps(registers: int, threads: int) -> int:
 def printed(script: str, *arguments: str) -> Any:
     """What a script of the tests prints; without the interpreter, under which Triton cannot compile."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(ROOT / "tests" / script), *arguments]
+    command = [sys.executable, str(ROOT / "tests" / "support" / script), *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 

@@ -92,7 +92,7 @@ def build(options: argparse.Namespace, python: str, scratch: Path) -> Iterator[J
 
 
 def tests(options: argparse.Namespace, python: str, scratch: Path) -> Iterator[Job]:
-    some = ["test_hadamard.py", "test_retrieve.py"] if options.quick else [""]
+    some = ["ops/test_hadamard.py", "ops/test_retrieve.py"] if options.quick else [""]
     paths = [str(ROOT / "tests" / name) for name in some]
     spread = ("-n", str(options.workers), "--dist", "loadfile") if options.workers > 1 else ()
     match = ("-k", options.match) if options.match else ()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 
-from harness import GIB
-from summary import MIB, Result
+from summary import GIB, MIB, Result
 from targets import Figure, Target, figure, ratio
 
 TRANSFORMS = ("hadamard", "rotate")

@@ -15,7 +15,7 @@ import pydelta
 from pydelta import ops
 
 RANKS, TOKENS = (256, 1024), (1, 16, 64, 512)
-REPEATS = 200
+REPEATS = 200  # calls in one timing: the clock's own time does not count beside them
 
 
 def lists(lab: Lab, count: int) -> list[list[torch.Tensor]]:

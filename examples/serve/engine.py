@@ -81,8 +81,8 @@ class Engine:
         if logits.dim() == 3:
             logits = logits[torch.arange(len(rows)), mask.sum(1) - 1]
         self._count(rows)
-        found: list[list[float]] = logits.tolist()
-        return found
+        scores: list[list[float]] = logits.tolist()
+        return scores
 
     def _count(self, rows: list[Row]) -> None:
         counts = self.counts

@@ -22,7 +22,7 @@ RATES = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125)
 """Bits per parameter and model."""
 
 OURS = {"hadamard": "pydelta, rotated", "sign": "pydelta, signs"}
-SCALE_BITS = 16
+SCALE_BITS = 16  # scales are kept in bf16
 
 
 @dataclasses.dataclass(frozen=True)

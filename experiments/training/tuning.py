@@ -125,6 +125,7 @@ class SentenceTuning:
     """
 
     RATE = 1e-4
+    """The learning rate, as ``tune_family.py`` has it by default."""
 
     def __init__(self, folder: Path, work: Path, sentences: int, epochs: int) -> None:
         from transformers import AutoTokenizer

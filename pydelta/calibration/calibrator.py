@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from pydelta.calibration.statistics import Calibration, LayerStatistics
 from pydelta.checkpoint import Checkpoint
+from pydelta.checkpoint.kinds import listed
 from pydelta.core import check
 
 _ROWS, _PART = 256, 1 << 20  # a batch is summed in parts of 2^20 elements, but of 256 rows at least
@@ -37,8 +39,8 @@ class Calibrator:
     adds to the first.
 
     A weight that several layers share, or a layer with several names, has one set of statistics, over all
-    that is seen, under every name. ``torch.nn.MultiheadAttention`` never calls its output layer, so that one
-    sees nothing: choose the others by ``layers``.
+    that is seen, under every name. Layers that see nothing are left out, such as the output layer of
+    ``torch.nn.MultiheadAttention``, which is never called, or an expert that no token was sent to.
 
     Args:
         model: the tuned model.
@@ -87,12 +89,18 @@ class Calibrator:
     def calibration(self) -> Calibration:
         """What was collected so far.
 
+        Layers that saw no data, such as experts that no token was sent to, are left out with a warning.
+
         Raises:
-            ValueError: a layer saw no data.
+            ValueError: no layer saw data.
         """
-        if idle := [name for name, sums in self._sums.items() if not sums.rows]:
-            raise ValueError(f"[Calibrator] every layer must see data, got none for {', '.join(idle)}")
-        return Calibration({name: sums.statistics() for name, sums in self._sums.items()})
+        seen = {name: sums.statistics() for name, sums in self._sums.items() if sums.rows}
+        idle = [name for name in self._sums if name not in seen]
+        if not seen:
+            raise ValueError(f"[Calibrator] a layer must see data, got none for {listed(idle)}")
+        if idle:
+            warnings.warn(f"[Calibrator] layers that saw no data are left out: {listed(idle)}", stacklevel=2)
+        return Calibration(seen)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """As :meth:`Calibration.save`, of what was collected so far."""

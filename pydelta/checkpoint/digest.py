@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from pydelta.checkpoint.reader import Checkpoint
 
 _CHUNK = 1 << 20
+"""Bytes that are hashed at a time: it bounds the buffer."""
 _SAMPLES, _SAMPLE = 16, 4096
+"""A sampled digest reads so many places of so many bytes each."""
 
 
 def tensor_digest(checkpoint: Checkpoint, name: str, *, sampled: bool = False) -> str:
@@ -21,13 +23,12 @@ def tensor_digest(checkpoint: Checkpoint, name: str, *, sampled: bool = False) -
     Raises:
         ValueError: the file has changed since it was opened.
     """
-    header, info = checkpoint.home(name), checkpoint.tensors[name]
+    info = checkpoint.tensors[name]
     digest = hashlib.sha256()
     block = memoryview(bytearray(min(_CHUNK, max(info.nbytes, 1))))
-    with header.opened() as file:
-        for start, count in _spans(info.nbytes, sampled):
-            header.read(file, block[:count], info.offset + start)
-            digest.update(block[:count])
+    for start, count in _spans(info.nbytes, sampled):
+        checkpoint.read_bytes(name, block[:count], start)
+        digest.update(block[:count])
     return digest.hexdigest()
 
 

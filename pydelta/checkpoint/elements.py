@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 _PART = 1 << 16
+"""Elements that are looked at together: it bounds the memory of indices."""
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

@@ -62,10 +62,14 @@ def quantised(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:
     return weights
 
 
+def scales_of(tensors: Mapping[str, TensorInfo]) -> set[str]:
+    """The names of all tensors that mean nothing without the quantised weight that they lie beside."""
+    return {scale for scales in quantised(tensors).values() for scale in scales}
+
+
 def quantised_tensors(tensors: Mapping[str, TensorInfo]) -> set[str]:
     """The names of all quantised weights, and of all tensors that mean nothing without them."""
-    weights = quantised(tensors)
-    return weights.keys() | {scale for scales in weights.values() for scale in scales}
+    return quantised(tensors).keys() | scales_of(tensors)
 
 
 def method_of(model: Checkpoint) -> str | None:
@@ -103,15 +107,13 @@ def same_bytes(one: Checkpoint, other: Checkpoint, name: str) -> bool:
     a, b = one.tensors[name], other.tensors[name]
     if (a.dtype, a.shape, a.nbytes) != (b.dtype, b.shape, b.nbytes):
         return False
-    ours, theirs = one.home(name), other.home(name)
     blocks = [memoryview(bytearray(min(_CHUNK, max(a.nbytes, 1)))) for _ in range(2)]
-    with ours.opened() as left, theirs.opened() as right:
-        for start in range(0, a.nbytes, _CHUNK):
-            count = min(_CHUNK, a.nbytes - start)
-            ours.read(left, blocks[0][:count], a.offset + start)
-            theirs.read(right, blocks[1][:count], b.offset + start)
-            if blocks[0][:count] != blocks[1][:count]:
-                return False
+    for start in range(0, a.nbytes, _CHUNK):
+        count = min(_CHUNK, a.nbytes - start)
+        for model, block in zip((one, other), blocks, strict=True):
+            model.read_bytes(name, block[:count], start)
+        if blocks[0][:count] != blocks[1][:count]:
+            return False
     return True
 
 
@@ -139,9 +141,7 @@ def _positions(dtype: str, count: int) -> bytes:
 
 def _read(model: Checkpoint, info: TensorInfo, count: int) -> bytes:
     data = bytearray(count * ITEMSIZE[info.dtype])
-    header = model.home(info.name)
-    with header.opened() as file:
-        header.read(file, memoryview(data), info.offset)
+    model.read_bytes(info.name, memoryview(data))
     return bytes(data)
 
 

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydelta.checkpoint.beside import copy_beside
+from pydelta.checkpoint.folders import SINGLE, index_name
 from pydelta.checkpoint.header import TensorInfo
 from pydelta.checkpoint.own_files import write_files
-from pydelta.checkpoint.reader import INDEX, SINGLE, Checkpoint
+from pydelta.checkpoint.reader import Checkpoint
 from pydelta.checkpoint.staging import staged
 from pydelta.checkpoint.writer import Shards, Writer, writing
-
-_WEIGHTS = (
-    ".safetensors",
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".pkl",
-    ".h5",
-    ".msgpack",
-    ".onnx",
-    ".gguf",
-    ".index.json",
-)
-_SMALL = 64 << 20
 
 
 def layout_of(like: Checkpoint, out: Path) -> tuple[Shards, dict[str, dict[str, str]]]:
@@ -39,7 +25,9 @@ def layout_of(like: Checkpoint, out: Path) -> tuple[Shards, dict[str, dict[str, 
     if out.suffix == ".safetensors":
         return {out.name: list(like.tensors.values())}, {out.name: merged}
     if len(like.shards) == 1:
-        return {SINGLE: list(like.tensors.values())}, {SINGLE: merged}
+        (file,) = like.shards
+        file = file if like.folder is not None and "/" not in file else SINGLE
+        return {file: list(like.tensors.values())}, {file: merged}
     shards: Shards = {file: list(header.tensors.values()) for file, header in like.shards.items()}
     return shards, {file: header.metadata for file, header in like.shards.items()}
 
@@ -73,7 +61,8 @@ def output(
     Args:
         out: one file if it ends in ``.safetensors``, else a folder.
         shards, metadata: see :func:`layout_of`.
-        copy_from: a folder whose small files (config, tokenizer) are copied into the new folder.
+        copy_from: a folder whose other files are copied into the new one; see
+            :func:`pydelta.checkpoint.beside.copy_beside`.
         own: files of the model's own that take the place of copied ones, by their names below the folder.
         texts: files of the new folder that are not copied but written, by name, as they are when the block
             ends.
@@ -83,31 +72,25 @@ def output(
         if single:
             shards, metadata = {new.name: shards[out.name]}, {new.name: metadata[out.name]}
         else:
-            new.mkdir()
+            for file in shards:
+                (new / file).parent.mkdir(parents=True, exist_ok=True)
+            new.mkdir(exist_ok=True)
         with writing(new.parent if single else new, shards, metadata) as writer:
             yield writer
         if not single:
             _write_index(new, shards)
             if copy_from is not None:
-                _copy_small_files(copy_from, new)
+                copy_beside(copy_from, new)
             write_files(new, own or {})
             for name, text in (texts or {}).items():
                 (new / name).write_text(text, encoding="utf-8")
 
 
 def _write_index(folder: Path, shards: Shards) -> None:
-    if SINGLE in shards:
+    if len(shards) == 1:
         return
     index = {
         "metadata": {"total_size": sum(info.nbytes for tensors in shards.values() for info in tensors)},
         "weight_map": {info.name: file for file, tensors in shards.items() for info in tensors},
     }
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _copy_small_files(source: Path, folder: Path) -> None:
-    """config.json, the tokenizer's files and the like: visible files that hold no weights."""
-    for file in sorted(source.iterdir()):
-        plain = file.is_file() and not file.name.startswith(".") and not file.name.endswith(_WEIGHTS)
-        if plain and file.stat().st_size <= _SMALL:
-            shutil.copyfile(file, folder / file.name)
+    (folder / index_name(sorted(shards))).write_text(json.dumps(index, indent=2) + "\n")

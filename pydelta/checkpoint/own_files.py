@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from pydelta.checkpoint.beside import beside, is_weights
 from pydelta.checkpoint.reader import Checkpoint
 
 _KINDS = (".json", ".jinja", ".model", ".tiktoken", ".txt", ".vocab", ".bpe", ".codes", ".py")
-_NOT = (
+_OF_A_RUN = (
     "trainer_state.json",
     "all_results.json",
     "train_results.json",
     "eval_results.json",
     "requirements.txt",
-    ".index.json",
 )
-_LARGEST, _DEPTH = 64 << 20, 3
 
 
 def own_files(base: Checkpoint, model: Checkpoint) -> dict[str, bytes]:
     """Name below the folder -> content, of the files of a fine-tune that its base lacks or has otherwise.
 
-    Files of a run (the trainer's state, results), indices of shards and what is larger than 64 MiB stay out.
-    A file that the fine-tune lacks is not named: it is the base's.
+    Files of a run (the trainer's state, results), indices of shards and what :func:`beside` leaves out stay
+    out. A file that the fine-tune lacks is not named: it is the base's.
 
     Raises:
         OSError: a file cannot be read.
     """
     if model.folder is None:
         return {}
-    files = {}
-    for path in _small(model.folder, _DEPTH):
-        name, content = path.relative_to(model.folder).as_posix(), path.read_bytes()
-        theirs = None if base.folder is None else base.folder / name
-        if theirs is None or not theirs.is_file() or theirs.read_bytes() != content:
-            files[name] = content
-    return files
+    theirs = {} if base.folder is None else beside(base.folder)
+    return {
+        name: path.read_bytes()
+        for name, path in beside(model.folder).items()
+        if _kept(name) and not (name in theirs and filecmp.cmp(path, theirs[name], shallow=False))
+    }
 
 
 def plain_path(name: str) -> bool:
@@ -62,16 +61,6 @@ def write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _small(folder: Path, depth: int) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.isprintable() or "\\" in path.name:
-            continue
-        if path.is_dir() and not path.is_symlink() and depth > 1 and not path.name.startswith("checkpoint-"):
-            yield from _small(path, depth - 1)
-        elif _is_own(path):
-            yield path
-
-
-def _is_own(path: Path) -> bool:
-    of_kind = path.is_file() and path.name.endswith(_KINDS) and not path.name.endswith(_NOT)
-    return of_kind and path.stat().st_size <= _LARGEST
+def _kept(name: str) -> bool:
+    leaf = name.rpartition("/")[2]
+    return plain_path(name) and leaf.endswith(_KINDS) and not is_weights(name) and leaf not in _OF_A_RUN

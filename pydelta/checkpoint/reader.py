@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydelta.checkpoint.header import Header, TensorInfo, parse_json, pickle_error, read_header
+from pydelta.checkpoint.folders import INDEX, SINGLE, weight_files
+from pydelta.checkpoint.header import Header, TensorInfo, read_header
+from pydelta.checkpoint.locate import resolve
 
 if TYPE_CHECKING:
     import torch
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+__all__ = ["INDEX", "SINGLE", "Checkpoint"]
+
+_SLICES = "DCP_SHARDING_INFO"
 
 
 class Checkpoint:
@@ -20,11 +24,12 @@ class Checkpoint:
 
     Args:
         path: a folder with ``model.safetensors``, or with ``model.safetensors.index.json`` and its shards, or
-            one safetensors file.
+            one safetensors file; or the name of a model in the local cache of the Hugging Face hub. See
+            :func:`pydelta.checkpoint.folders.weight_files` for other names of files.
         hold: keep the files open, so that they can be read when their names are gone.
 
     Attributes:
-        path: as given.
+        path: where it lies; see :func:`pydelta.checkpoint.locate.resolve`.
         shards: the checked headers by file name, in the order of their names.
         tensors: name -> :class:`TensorInfo`, in the order of the files' bytes.
 
@@ -34,8 +39,12 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, hold: bool = False) -> None:
-        self.path = Path(path)
-        self.shards = {name: read_header(file, hold=hold) for name, file in _files(self.path).items()}
+        self.path = resolve(path)
+        files, mapped, index = weight_files(self.path)
+        self.shards = {
+            name: _kept(read_header(file, hold=hold), name, mapped) for name, file in files.items()
+        }
+        _check_slices(self.path, self.shards)
         self._header_of: dict[str, Header] = {}
         self.tensors: dict[str, TensorInfo] = {}
         for header in self.shards.values():
@@ -44,8 +53,8 @@ class Checkpoint:
                     raise ValueError(f"{header.path}: tensor {info.name!r} is also in {other.path.name}")
                 self._header_of[info.name] = header
                 self.tensors[info.name] = info
-        if (self.path / INDEX).is_file() and SINGLE not in self.shards:
-            _check_index(self.path / INDEX, self._header_of)
+        if index is not None and mapped is not None:
+            _check_index(index, mapped, self._header_of)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,56 +110,41 @@ class Checkpoint:
 
         return read_into(self.home(name), self._info(name), out, start)
 
+    def read_bytes(self, name: str, out: memoryview, start: int = 0) -> None:
+        """Fills ``out`` with the bytes of one tensor from byte ``start`` on; no torch.
+
+        Raises:
+            KeyError: there is no tensor of that name.
+            ValueError: the file has changed since it was opened.
+        """
+        header, info = self.home(name), self._info(name)
+        with header.opened() as file:
+            header.read(file, out, info.offset + start)
+
     def _info(self, name: str) -> TensorInfo:
         if name not in self.tensors:
             raise KeyError(f"{self.path}: no tensor {name!r}")
         return self.tensors[name]
 
 
-def _files(path: Path) -> dict[str, Path]:
-    """The safetensors files of a checkpoint by name."""
-    if path.is_file():
-        return {path.name: path}
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    if (path / SINGLE).is_file():
-        return {SINGLE: path / SINGLE}
-    if (path / INDEX).is_file():
-        names = sorted(set(_weight_map(path / INDEX).values()))
-        absent = [name for name in names if not (path / name).is_file()]
-        if absent:
-            raise ValueError(f"{path}: shards that the index names are missing: {', '.join(absent)}")
-        return {name: path / name for name in names}
-    for pickle in ("pytorch_model.bin", "pytorch_model.bin.index.json"):
-        if (path / pickle).is_file():
-            raise pickle_error(path / pickle)
-    raise ValueError(f"{path}: neither {SINGLE} nor {INDEX} is in this folder")
+def _check_slices(path: Path, shards: dict[str, Header]) -> None:
+    """The hub's writer of torch.distributed puts slices of tensors under their full names."""
+    if len(shards) > 1 and any(_SLICES in header.metadata for header in shards.values()):
+        raise ValueError(
+            f"{path}: each file holds slices of tensors; make whole ones with "
+            "torch.distributed.checkpoint._consolidate_hf_safetensors"
+        )
 
 
-def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        parsed = parse_json(index.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{index}: not sound JSON ({error})") from None
-    mapped = parsed.get("weight_map") if isinstance(parsed, dict) else None
-    if not isinstance(mapped, dict) or not mapped:
-        raise ValueError(f"{index}: weight_map must be an object that maps tensors to files")
-    for name, file in mapped.items():
-        if not isinstance(file, str) or not file.endswith(".safetensors") or file != os.path.basename(file):
-            raise ValueError(
-                f"{index}: tensor {name!r} must be in a .safetensors file of this folder, got {file!r}"
-            )
-    return mapped
+def _kept(header: Header, file: str, mapped: dict[str, str] | None) -> Header:
+    """A shard with the tensors that the index says it holds: the index decides."""
+    if mapped is None:
+        return header
+    tensors = {name: info for name, info in header.tensors.items() if mapped.get(name) == file}
+    return dataclasses.replace(header, tensors=tensors)
 
 
-def _check_index(index: Path, holders: dict[str, Header]) -> None:
-    mapped = _weight_map(index)
-    problems = [f"{name!r} is not in {file}" for name, file in mapped.items() if name not in holders]
-    problems += [
-        f"{name!r} is in {holders[name].path.name}, not in {file}"
-        for name, file in mapped.items()
-        if name in holders and holders[name].path.name != file
-    ]
-    problems += [f"{name!r} is in {holders[name].path.name} alone" for name in holders if name not in mapped]
-    if problems:
-        raise ValueError(f"{index}: index and shards disagree: {'; '.join(problems)}")
+def _check_index(index: Path, mapped: dict[str, str], header_of: dict[str, Header]) -> None:
+    absent = [f"{name!r} is not in {file}" for name, file in mapped.items() if name not in header_of]
+    if absent:
+        raise ValueError(f"{index}: index and shards disagree: {'; '.join(absent)}")

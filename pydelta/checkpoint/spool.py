@@ -14,6 +14,7 @@ from pydelta.checkpoint.tensors import NAMES, TORCH, buffer
 from pydelta.checkpoint.writer import Writer
 
 _CHUNK = 1 << 22
+"""Elements that are copied at a time: it bounds the buffer."""
 
 
 class Spool:

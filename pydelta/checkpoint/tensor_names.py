@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydelta.checkpoint.reader import Checkpoint
@@ -16,7 +17,11 @@ NARROW = ("F8_E4M3", "F8_E5M2")
 
 _CONV1D_MODELS = ("decision_transformer", "gpt2", "imagegpt", "openai-gpt")
 _CONV1D_TENSORS = ("*c_attn.weight", "*c_fc.weight", "*c_proj.weight", "*q_attn.weight")
+_FUSED_MODELS = ("gpt_oss", "llama4", "llama4_text")
+_FUSED_TENSORS = ("*experts.gate_up_proj", "*experts.down_proj")
 _KERNEL = 64
+"""Last axes below this are taken for a kernel's width, not for inputs."""
+_PARTS = 3  # configs are nested so deep at most
 _LAYER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
@@ -39,9 +44,22 @@ def input_axis(shape: tuple[int, ...]) -> int:
 
 
 def known_axes(model: Checkpoint) -> dict[str, int]:
-    """Shell patterns of tensor names -> input axis, for models whose linear weights are (in, out)."""
-    conv1d = config_of(model).get("model_type", "") in _CONV1D_MODELS
-    return dict.fromkeys(_CONV1D_TENSORS, 0) if conv1d else {}
+    """Shell patterns of tensor names -> input axis, for models whose linear weights are (in, out).
+
+    The types of a config's parts (``text_config``, ``decoder``) count as well.
+    """
+    types = set(_types(config_of(model)))
+    conv1d = dict.fromkeys(_CONV1D_TENSORS, 0) if types & set(_CONV1D_MODELS) else {}
+    fused = dict.fromkeys(_FUSED_TENSORS, 1) if types & set(_FUSED_MODELS) else {}
+    return conv1d | fused
+
+
+def _types(config: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
+    if isinstance(kind := config.get("model_type"), str):
+        yield kind
+    for part in config.values() if depth < _PARTS else ():
+        if isinstance(part, dict):
+            yield from _types(part, depth + 1)
 
 
 def config_of(model: Checkpoint) -> dict[str, Any]:

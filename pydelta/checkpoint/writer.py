@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 SYNC_BYTES = 128 << 20
+"""Bounds what is written and not yet on disk, and so the wait when a file is closed."""
 
 Shards = dict[str, list[TensorInfo]]
 """File name -> its tensors."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydelta.checkpoint.locate import name_of
 from pydelta.core.mask_names import DROP_LARGE, MASKS
 
 if TYPE_CHECKING:
@@ -46,11 +47,10 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def split_model(text: str) -> tuple[str, str]:
-    """(name, path) of ``NAME=PATH``, or of ``PATH`` alone."""
+    """(name, path) of ``NAME=PATH``, or of ``PATH`` alone: what exists is a path, whatever is in it."""
     name, equals, path = text.partition("=")
-    if equals:
-        return name, path
-    return Path(text).name or Path(text).resolve().name, text
+    alone = os.path.exists(text) or ("/" in name and not os.path.exists(path))
+    return (name, path) if equals and not alone else (name_of(text), text)
 
 
 def number(text: str) -> float:
@@ -177,11 +177,40 @@ def add_merge_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="tensors that a model may lack or have alone; repeat for more",
     )
+    add_axis_flag(parser)
+    add_dequantize_flag(parser)
     parser.add_argument("--threads", type=count, metavar="N", help="default: all cores")
     parser.add_argument("--device", default="cpu", metavar="D", help="default: %(default)s")
     parser.add_argument(
         "--max-shard-size", type=size, metavar="S", help="such as 5GB; default: the shards of the base"
     )
+
+
+def add_axis_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input-dims",
+        type=axis,
+        action="append",
+        default=[],
+        metavar="PATTERN=AXIS",
+        help="the input axis of the tensors of that shell pattern, where it is not the last; repeat for more",
+    )
+
+
+def add_dequantize_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dequantize", action="store_true", help="read fp8 weights with scales, and MXFP4, as bf16"
+    )
+
+
+def axis(text: str) -> tuple[str, int]:
+    pattern, equals, number = text.rpartition("=")
+    try:
+        if pattern and equals:
+            return pattern, int(number)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"must be PATTERN=AXIS with a whole number, got {text}")
 
 
 def set_threads(threads: int | None) -> None:

@@ -7,30 +7,15 @@ output has gone.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pydelta.cli import (
-    add,
-    compress,
-    demo,
-    diff,
-    env,
-    export,
-    inspect,
-    list,
-    merge,
-    patch,
-    prune,
-    remove,
-    retrieve,
-    seal,
-    similarity,
-    vera,
-    verify,
-)
+from pydelta.cli import demo, diff, env, inspect, merge, patch, prune, similarity, vera
+from pydelta.cli.stores import add, compress, export, list, remove, retrieve, seal, verify
 from pydelta.core.version import __version__
 
 STORES = (compress, retrieve, add, remove, seal, export, list, verify)
@@ -64,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Parser(prog=f"pydelta {args.command}").error(f"unrecognized arguments: {' '.join(rest)}")
     args.rest = rest
     try:
-        status: int = args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = functools.partial(_say, args)
+            status: int = args.run(args)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -77,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(args.command, "out of memory", 1)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         return _fail(args.command, _sentence(error), 1)
+
+
+def _say(args: argparse.Namespace, message: Warning | str, *_: object) -> None:
+    """A warning in one line, where the command is to print more than errors."""
+    if not getattr(args, "quiet", False):
+        print(f"pydelta {args.command}: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(command: str, message: str, status: int) -> int:

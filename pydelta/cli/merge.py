@@ -59,7 +59,14 @@ def run(args: argparse.Namespace) -> int:
     recipe = read_recipe(args.recipe)
     if args.seeds > 1 and recipe.method is not None and not recipe.method.random:
         args.fail(f"--seeds must be 1 for {recipe.method.name}, which has no random masks")
-    job = check_merge(recipe, Mismatches(args.vocabulary, tuple(args.allow_missing), {}, args.mergekit))
+    policy = Mismatches(
+        args.vocabulary,
+        tuple(args.allow_missing),
+        dict(args.input_dims),
+        args.mergekit,
+        args.dequantize,
+    )
+    job = check_merge(recipe, policy)
     if args.check:
         for path in out_paths(args.out, args.seed, args.seeds).values() if args.out else ():
             try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
+from pydelta.checkpoint.locate import not_found, resolve
 from pydelta.cli.arguments import (
     Commands,
     add_merge_flags,
@@ -50,8 +50,8 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     for path in (args.base, args.tuned):
-        if not Path(path).exists():
-            raise FileNotFoundError(f"{path}: no such file or folder")
+        if not resolve(path).exists():
+            raise not_found(path)
     if args.method == "wanda" and args.calibration is None:
         args.fail("--calibration must be given for --method wanda")
     from pydelta.merging import prune
@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         calibration=load_calibration(args.calibration),
         vocabulary=args.vocabulary,
         allow_missing=args.allow_missing,
+        input_dims=dict(args.input_dims),
+        dequantize=args.dequantize,
         out=args.out,
         device=args.device,
         max_shard_bytes=args.max_shard_size,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydelta.cli.arguments import Commands, split_model
+from pydelta.cli.arguments import Commands, add_dequantize_flag, split_model
 
 if TYPE_CHECKING:
     from pydelta.merging.similarity import Similarity
@@ -28,6 +28,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("base", metavar="BASE", help="checkpoint all models were tuned from")
     parser.add_argument("models", metavar="MODEL", nargs="+", help="NAME=PATH or PATH of a tuned checkpoint")
+    add_dequantize_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="draw no progress bar")
     parser.add_argument("--out", metavar="PNG", help="draw a heat map")
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         models[name] = path
     from pydelta.merging.similarity import draw, similarity
 
-    result = similarity(args.base, models, show=not args.quiet)
+    result = similarity(args.base, models, dequantize=args.dequantize, show=not args.quiet)
     if args.out:
         draw(result, Path(args.out))
     if args.json:

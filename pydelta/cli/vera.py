@@ -19,6 +19,11 @@ def add(commands: Commands) -> None:
     merge.add_argument("base", metavar="BASE", help="a Hugging Face folder or a safetensors file")
     merge.add_argument("adapter", metavar="ADAPTER", help="an adapter's file, or a folder of PEFT's")
     _add_out(merge, "a folder, or one file if it ends in .safetensors")
+    merge.add_argument(
+        "--projection-dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="the base's dtype when PEFT trained the adapter; default: that of BASE",
+    )
     merge.set_defaults(run=run_merge)
     inspect = actions.add_parser("inspect", help="list what an adapter's file holds")
     inspect.add_argument("adapter", metavar="ADAPTER", help="an adapter's file")
@@ -37,9 +42,13 @@ def _add_out(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def run_merge(args: argparse.Namespace) -> int:
+    import torch
+
     from pydelta.vera import merge_checkpoint
 
-    path = merge_checkpoint(args.base, args.adapter, args.out, force=args.force, show=not args.quiet)
+    dtype = getattr(torch, args.projection_dtype) if args.projection_dtype else None
+    options = {"force": args.force, "show": not args.quiet, "projection_dtype": dtype}
+    path = merge_checkpoint(args.base, args.adapter, args.out, **options)
     return _say(args, {"base": args.base, "adapter": args.adapter, "out": str(path)})
 
 
@@ -75,4 +84,6 @@ def run_inspect(args: argparse.Namespace) -> int:
     )
     for layer in summary["layers"]:
         print(f"{layer['name']}  {layer['in']} -> {layer['out']}")
+    for part in summary["trained"]:
+        print(f"{part['name']}  {part['parameters']:,} parameters, trained in full")
     return 0

@@ -14,6 +14,7 @@ from pydelta.core.random import Key
 FLOATS = tuple(getattr(torch, name) for name in codes.DTYPES)
 TRANSFORMS = tuple(codes.TRANSFORMS)
 MAX_DEFAULT_BLOCK = 32768
+"""The longest block that every backend can transform."""
 MAX_BLOCK = 1 << 24
 _LARGEST = sys.float_info.max
 

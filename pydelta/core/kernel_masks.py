@@ -13,6 +13,7 @@ from pydelta.core.random import Key
 
 TABLES = 5
 _NO_KEY = Key(0)
+_NO_TABLES = (None,) * TABLES
 
 
 class LoweredMask(NamedTuple):
@@ -22,10 +23,12 @@ class LoweredMask(NamedTuple):
     key: Key = _NO_KEY
     below: int = 0
     factor: float = 1.0
-    tables: tuple[torch.Tensor | None, ...] = (None,) * TABLES
+    tables: tuple[torch.Tensor | None, ...] = _NO_TABLES
 
     def addresses(self) -> list[int]:
         """Where the tables lie, 0 for those that are absent."""
+        if self.tables is _NO_TABLES:
+            return [0] * TABLES
         return [0 if table is None else table.data_ptr() for table in self.tables]
 
 

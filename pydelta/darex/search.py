@@ -14,6 +14,7 @@ Evaluate = Callable[[float], float]
 Tried = tuple[tuple[float, float], ...]
 
 _FINER = 10
+"""Each round of the search has a step that is so many times shorter."""
 
 
 @dataclasses.dataclass(frozen=True)

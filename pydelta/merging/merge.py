@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydelta.checkpoint.locate import name_of
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.merging.methods import METHODS
 from pydelta.merging.planning.items import VOCABULARIES, Mismatches
 from pydelta.merging.planning.job import check_merge
-from pydelta.merging.recipes.recipe import DTYPES, make_recipe, name_of
+from pydelta.merging.recipes.recipe import DTYPES, make_recipe
 from pydelta.merging.running.run import run_merge
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def merge(
     allow_missing: Sequence[str] = (),
     input_dims: Mapping[str, int] | None = None,
     mergekit: bool = False,
+    dequantize: bool = False,
     out: Pathlike | None = None,
     device: str = "cpu",
     max_shard_bytes: int | None = None,
@@ -59,8 +61,9 @@ def merge(
     della_linear (arXiv 2406.11617), breadcrumbs, breadcrumbs_ties (arXiv 2312.06795). None in a dial is the
     method's own default; a dial that the method does not have is an error. Sums run in the order of the
     models' names and a mask depends on seed, model and tensor alone, so the result depends neither on the
-    order of the models nor on threads, device or files. Integers, bools and empty tensors are the base's;
-    tied weights are merged once.
+    order of the models nor on threads, device or files. Integers, bools and empty tensors are the base's,
+    and so are positions (0, 1, 2 and on) of any dtype; integers that differ from the base's and quantised
+    weights are refused. Tied weights are merged once.
 
     Args:
         base: what the models were tuned from: a state dict, or the path of a checkpoint. None for linear.
@@ -88,6 +91,8 @@ def merge(
         allow_missing: shell patterns of tensors that a model may lack, or have alone.
         input_dims: shell patterns of tensor names -> input axis, where it is not the last one.
         mergekit: count as mergekit does where it departs from the papers; ``docs/mergekit.md`` has the list.
+        dequantize: for paths: read fp8 weights with scales, and MXFP4, as bf16; see
+            :class:`pydelta.checkpoint.dequantised.Dequantised`.
         out: for paths: one file if it ends in ``.safetensors``, else a folder.
         device: where the arithmetic runs; state dicts stay where they are.
         max_shard_bytes: of the files; default the base's shards.
@@ -100,7 +105,8 @@ def merge(
     Raises:
         TypeError: something is of the wrong kind.
         ValueError: an unknown method or dial, a value out of range, checkpoints that do not fit (all problems
-            in one sentence), NaN or Inf in a tensor, an existing ``out`` without ``force``.
+            in one sentence), quantised models, integers that differ, NaN or Inf in a tensor or in the result,
+            an existing ``out`` without ``force``.
         OSError: a file cannot be read or written.
     """
     chosen = METHODS.get(method)
@@ -130,7 +136,7 @@ def merge(
         "dense_1d": dense_1d,
     }
     recipe = make_recipe(chosen, base, named, dials, dtype)
-    policy = Mismatches(vocabulary, tuple(allow_missing), dict(input_dims or {}), mergekit)
+    policy = Mismatches(vocabulary, tuple(allow_missing), dict(input_dims or {}), mergekit, dequantize)
     if out is not None:
         job = check_merge(recipe, policy)
         return run_merge(

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydelta.checkpoint.locate import name_of
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.merging.planning.items import VOCABULARIES, Mismatches, TensorPlan
 from pydelta.merging.planning.job import check_merge
 from pydelta.merging.pruning import PRUNINGS
-from pydelta.merging.recipes.recipe import make_recipe, name_of
+from pydelta.merging.recipes.recipe import make_recipe
 from pydelta.merging.running.run import run_merge
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def prune(
     vocabulary: str = "error",
     allow_missing: Sequence[str] = (),
     input_dims: Mapping[str, int] | None = None,
+    dequantize: bool = False,
     out: Pathlike | None = None,
     device: str = "cpu",
     max_shard_bytes: int | None = None,
@@ -59,7 +61,7 @@ def prune(
         calibration: of the tuned model's layers, for wanda, and for q.
         vocabulary: "common" prunes the first rows that both have and keeps the tuned model's others.
         allow_missing: shell patterns of tensors that the base may lack, or have alone.
-        input_dims, out, device, max_shard_bytes, force, progress: as in :func:`pydelta.merge`.
+        input_dims, dequantize, out, device, max_shard_bytes, force, progress: as in :func:`pydelta.merge`.
 
     Returns:
         A state dict, or the path written.
@@ -87,7 +89,7 @@ def prune(
     }
     called = name or (name_of(tuned) if files else "tuned")
     recipe = make_recipe(pruning, base, {called: tuned}, dials, None)
-    policy = Mismatches(vocabulary, tuple(allow_missing), dict(input_dims or {}))
+    policy = Mismatches(vocabulary, tuple(allow_missing), dict(input_dims or {}), dequantize=dequantize)
     if out is None:
         from pydelta.merging.running.state_dicts import merge_states
 

@@ -6,14 +6,17 @@ import dataclasses
 import functools
 import math
 import threading
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pydelta.checkpoint import Checkpoint
+from pydelta.checkpoint.dequantised import open_checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
+from pydelta.checkpoint.kinds import counts_up, listed, same_bytes
 from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.tensor_names import FLOATS, group_of
@@ -21,6 +24,7 @@ from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import PART_BYTES, Workspace, check_part
 from pydelta.core.check import compute_dtype
+from pydelta.merging.planning.kept import kept_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,33 +54,49 @@ class Similarity:
     superposed: list[float]
 
 
-def similarity(base: Pathlike, models: Mapping[str, Pathlike], *, show: bool = False) -> Similarity:
+def similarity(
+    base: Pathlike, models: Mapping[str, Pathlike], *, dequantize: bool = False, show: bool = False
+) -> Similarity:
     """Reads base and models once and compares their deltas; floating tensors of all of them count.
 
+    Positions (0, 1, 2 and on) and what else is called an index are left out. Of tensors with other numbers of
+    rows the rows that all have are compared; what a model lacks or has alone is left out, with a warning.
+
+    Args:
+        dequantize: read fp8 weights with scales, and MXFP4, as bf16.
+
     Raises:
-        ValueError: names or shapes differ (all problems in one sentence), or NaN or Inf in a tensor.
+        ValueError: a model is quantised, the models have nothing in common, or NaN or Inf in a tensor.
         OSError: a file cannot be read.
     """
-    origin = Checkpoint(base)
-    tuned = {name: Checkpoint(path) for name, path in models.items()}
-    problems = [problem for name, model in tuned.items() for problem in _problems(name, model, origin)]
+    origin = open_checkpoint(base, dequantize=dequantize)
+    tuned = {name: open_checkpoint(path, dequantize=dequantize) for name, path in models.items()}
+    sources = {"base": origin, **tuned}
+    kept, problems = kept_tensors(origin, sources, same_bytes, counts_up, prunes=True)
     if problems:
         raise ValueError("; ".join(problems))
+    counts, left_out = _comparable(origin, tuned, kept)
+    if not counts:
+        raise ValueError(f"{origin.path}: no floating tensor that the models have too")
+    if left_out:
+        warnings.warn(f"left out of the comparison: {listed(left_out)}", stacklevel=2)
     reader = _Reader(origin, tuned)
-    names = [info.name for info in origin.tensors.values() if info.dtype in FLOATS and info.nbytes]
-    sizes = sum(model.tensors[name].nbytes for model in [origin, *tuned.values()] for name in names)
+    sizes = sum(
+        count * ITEMSIZE[model.dtype(name)]
+        for name, count in counts.items()
+        for model in [origin, *tuned.values()]
+    )
     with progress("similarity", sizes, show) as advance, Workers(advance) as workers:
-        for name in names:
-            for start, count in reader.parts(name):
+        for name, size in counts.items():
+            for start, count in reader.parts(size):
                 workers.submit_part(functools.partial(reader.read, name, start, count))
     kinds: dict[str, torch.Tensor] = {}
-    for name in names:
+    for name in counts:
         parts = reader.sums[name]
-        total = torch.stack([parts[start] for start in sorted(parts)]).sum(0)
+        summed = torch.stack([parts[start] for start in sorted(parts)]).sum(0)
         group = group_of(name)
-        kinds[group] = kinds[group] + total if group in kinds else total
-    count = len(tuned)
-    whole = sum(kinds.values(), torch.zeros(3, count, count, dtype=torch.float64))
+        kinds[group] = kinds[group] + summed if group in kinds else summed
+    whole = sum(kinds.values(), torch.zeros(3, len(tuned), len(tuned), dtype=torch.float64))
     squares = whole[0].diagonal()
     return Similarity(
         models=tuple(tuned),
@@ -135,8 +155,8 @@ class _Reader:
         self._lock = threading.Lock()
         self.sums: dict[str, dict[int, torch.Tensor]] = {}
 
-    def parts(self, name: str) -> Sequence[tuple[int, int]]:
-        total = math.prod(self._base.shape(name))
+    def parts(self, total: int) -> Sequence[tuple[int, int]]:
+        """(start, count) of the parts of so many elements."""
         step = PART_BYTES // (4 * (2 * len(self._models) + 1))
         return [(start, min(step, total - start)) for start in range(0, total, step)]
 
@@ -163,17 +183,30 @@ class _Reader:
         return out
 
 
-def _problems(name: str, model: Checkpoint, base: Checkpoint) -> list[str]:
-    problems = []
+def _comparable(
+    base: Checkpoint, models: Mapping[str, Checkpoint], kept: Collection[str]
+) -> tuple[dict[str, int], list[str]]:
+    """(floating tensor -> how many of its first elements all have, what cannot be compared)."""
+    counts: dict[str, int] = {}
+    left_out: list[str] = []
     for info in base.tensors.values():
-        other = model.tensors.get(info.name)
-        if other is None:
-            problems.append(f"{name} ({model.path}) lacks {info.name}")
-        elif other.shape != info.shape:
-            problems.append(f"{name}: {info.name} has shape {list(other.shape)}, not {list(info.shape)}")
-        elif (other.dtype in FLOATS) != (info.dtype in FLOATS):
-            problems.append(f"{name}: {info.name} has dtype {other.dtype}, in the base {info.dtype}")
-    return problems
+        if info.dtype not in FLOATS or not info.nbytes or info.name in kept:
+            continue
+        shapes = {base.path.name: info.shape}
+        for name, model in models.items():
+            other = model.tensors.get(info.name)
+            shapes |= {} if other is None or other.dtype not in FLOATS else {name: other.shape}
+        rows = (len(info.shape), info.shape[1:])
+        odd = [f"{name} has {list(x)}" for name, x in shapes.items() if (len(x), x[1:]) != rows]
+        odd += [f"{name} lacks it" for name in models if name not in shapes]
+        if odd:
+            left_out.append(f"{info.name} ({'; '.join(odd)})")
+        else:
+            counts[info.name] = min(math.prod(shape) for shape in shapes.values())
+    for name, model in models.items():
+        extra = [tensor for tensor in model.names if tensor not in base.tensors]
+        left_out += [f"{tensor} ({name} alone has it)" for tensor in extra]
+    return counts, left_out
 
 
 def _cosines(gram: torch.Tensor) -> list[list[float]]:

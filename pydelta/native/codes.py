@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -11,43 +10,39 @@ import torch
 from pydelta.core.codes import TRANSFORMS
 from pydelta.core.quantized import Quantized, group_size, tables
 from pydelta.core.random import Key
-from pydelta.native.call import DTYPES, on
-
-
-def _codes(op: str, q: Quantized, levels: torch.Tensor) -> dict[str, int]:
-    """The arguments that say what codes are; those of a result do too, before it is written."""
-    n = q.shape[-1]
-    return {
-        "codes": q.codes.data_ptr(),
-        "scales": q.scales.data_ptr(),
-        "rows": math.prod(q.shape[:-1]),
-        "n": n,
-        "bits": q.bits,
-        "group": group_size(op, q.group, n),
-        "levels": levels.data_ptr(),
-    }
+from pydelta.native.call import DTYPES, by_position, rows_of
 
 
 def quantize(ext: ModuleType, x: torch.Tensor, *, bits: int, group: str | int, out: Quantized) -> None:
     levels, thresholds = tables(bits, x.device)
-    on(
+    by_position(
         x,
         ext.quantize,
-        x=x.data_ptr(),
-        dtype=DTYPES[x.dtype],
-        thresholds=thresholds.data_ptr(),
-        **_codes("quantize", out, levels),
+        x.data_ptr(),
+        out.codes.data_ptr(),
+        out.scales.data_ptr(),
+        DTYPES[x.dtype],
+        *rows_of(x),
+        bits,
+        group_size("quantize", group, x.shape[-1]),
+        levels.data_ptr(),
+        thresholds.data_ptr(),
     )
 
 
 def dequantize(ext: ModuleType, q: Quantized, *, out: torch.Tensor, dtype: torch.dtype) -> None:
     levels, _ = tables(q.bits, q.device)
-    on(
+    by_position(
         out,
         ext.dequantize,
-        out=out.data_ptr(),
-        out_dtype=DTYPES[dtype],
-        **_codes("dequantize", q, levels),
+        q.codes.data_ptr(),
+        q.scales.data_ptr(),
+        out.data_ptr(),
+        DTYPES[dtype],
+        *rows_of(out),
+        q.bits,
+        group_size("dequantize", q.group, q.shape[-1]),
+        levels.data_ptr(),
     )
 
 
@@ -65,18 +60,23 @@ def superpose_codes(
 ) -> None:
     """The codes of a superposition along the last dimension, which itself is nowhere in memory whole."""
     levels, thresholds = tables(bits, base.device)
-    on(
+    by_position(
         base,
         ext.superpose_codes,
-        base=base.data_ptr(),
-        tuned=[x.data_ptr() for x in tuned],
-        dtype=DTYPES[base.dtype],
-        seeds=[key.seed for key in keys],
-        streams=[key.stream for key in keys],
-        weights=list(weights),
-        transform=TRANSFORMS[transform],
-        thresholds=thresholds.data_ptr(),
-        **_codes("superpose", out, levels),
+        base.data_ptr(),
+        [x.data_ptr() for x in tuned],
+        out.codes.data_ptr(),
+        out.scales.data_ptr(),
+        DTYPES[base.dtype],
+        *rows_of(base),
+        [key.seed for key in keys],
+        [key.stream for key in keys],
+        list(weights),
+        TRANSFORMS[transform],
+        bits,
+        group_size("superpose", group, base.shape[-1]),
+        levels.data_ptr(),
+        thresholds.data_ptr(),
     )
 
 
@@ -93,16 +93,21 @@ def retrieve_codes(
 ) -> None:
     """A model from the codes of a superposition along the last dimension."""
     levels, _ = tables(superposed.bits, base.device)
-    on(
+    by_position(
         base,
         ext.retrieve_codes,
-        base=base.data_ptr(),
-        out=out.data_ptr(),
-        dtype=DTYPES[base.dtype],
-        out_dtype=DTYPES[out_dtype],
-        seed=key.seed,
-        key_stream=key.stream,
-        lam=lam,
-        transform=TRANSFORMS[transform],
-        **_codes("retrieve", superposed, levels),
+        base.data_ptr(),
+        superposed.codes.data_ptr(),
+        superposed.scales.data_ptr(),
+        out.data_ptr(),
+        DTYPES[base.dtype],
+        DTYPES[out_dtype],
+        *rows_of(base),
+        key.seed,
+        key.stream,
+        lam,
+        TRANSFORMS[transform],
+        superposed.bits,
+        group_size("retrieve", superposed.group, base.shape[-1]),
+        levels.data_ptr(),
     )

@@ -8,16 +8,14 @@ from types import ModuleType
 import torch
 
 from pydelta.core.codes import ELECTIONS
-from pydelta.core.kernel_masks import LoweredMask, lower
+from pydelta.core.kernel_masks import lower
 from pydelta.core.masks import KernelMask, MagnitudeThreshold, ranks
-from pydelta.native.call import DTYPES, on, pointer
+from pydelta.native.call import DTYPES, by_position, on, pointer
 
 
-def _lower(
-    ext: ModuleType, mask: KernelMask | None, x: torch.Tensor, base: torch.Tensor | None
-) -> LoweredMask:
+def _wants_ranks(ext: ModuleType) -> bool:
     """The CPU's kernels rank a row's elements themselves, CUDA's are given the ranks."""
-    return lower(mask, x, base, with_ranks=ext.__name__.endswith("_cuda"))
+    return ext.__name__.endswith("_cuda")
 
 
 def magnitude_threshold(
@@ -55,22 +53,23 @@ def magnitude_threshold(
 def mask_rescale(
     ext: ModuleType, delta: torch.Tensor, mask: KernelMask, *, base: torch.Tensor | None, out: torch.Tensor
 ) -> None:
-    lowered = _lower(ext, mask, delta, base)
-    on(
+    lowered = lower(mask, delta, base, with_ranks=_wants_ranks(ext))
+    kind, key, below, factor, _ = lowered
+    by_position(
         delta,
         ext.mask_rescale,
-        delta=delta.data_ptr(),
-        base=pointer(base),
-        out=out.data_ptr(),
-        dtype=DTYPES[delta.dtype],
-        numel=delta.numel(),
-        n=delta.shape[-1] if delta.dim() else 1,
-        kind=lowered.kind,
-        seed=lowered.key.seed,
-        key_stream=lowered.key.stream,
-        below=lowered.below,
-        factor=lowered.factor,
-        tables=lowered.addresses(),
+        delta.data_ptr(),
+        pointer(base),
+        out.data_ptr(),
+        DTYPES[delta.dtype],
+        delta.numel(),
+        delta.shape[-1] if delta.dim() else 1,
+        kind,
+        key.seed,
+        key.stream,
+        below,
+        factor,
+        lowered.addresses(),
     )
 
 
@@ -89,26 +88,28 @@ def merge_into(
     out_dtype: torch.dtype,
 ) -> None:
     first = tuned[0]
-    lowered = [_lower(ext, mask, x, base) for mask, x in zip(masks, tuned, strict=True)]
-    on(
+    wanted = _wants_ranks(ext)
+    lowered = [lower(mask, x, base, with_ranks=wanted) for mask, x in zip(masks, tuned, strict=True)]
+    kinds, keys, below, factors, _ = zip(*lowered, strict=True)
+    by_position(
         first,
         ext.merge_into,
-        base=pointer(base),
-        tuned=[x.data_ptr() for x in tuned],
-        out=out.data_ptr(),
-        dtype=DTYPES[first.dtype],
-        out_dtype=DTYPES[out_dtype],
-        numel=first.numel(),
-        n=first.shape[-1] if first.dim() else 1,
-        start=start,
-        kinds=[mask.kind for mask in lowered],
-        seeds=[mask.key.seed for mask in lowered],
-        streams=[mask.key.stream for mask in lowered],
-        below=[mask.below for mask in lowered],
-        factors=[mask.factor for mask in lowered],
-        tables=[address for mask in lowered for address in mask.addresses()],
-        weights=list(weights),
-        election=ELECTIONS[elect],
-        lam=lam,
-        normalize=normalize,
+        pointer(base),
+        [x.data_ptr() for x in tuned],
+        out.data_ptr(),
+        DTYPES[first.dtype],
+        DTYPES[out_dtype],
+        first.numel(),
+        first.shape[-1] if first.dim() else 1,
+        start,
+        kinds,
+        [key.seed for key in keys],
+        [key.stream for key in keys],
+        below,
+        factors,
+        [address for mask in lowered for address in mask.addresses()],
+        list(weights),
+        ELECTIONS[elect],
+        lam,
+        normalize,
     )

@@ -14,7 +14,9 @@ Pairs = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor | None]]]
 """Gives (x, base) of every tensor, in order, each time it is called."""
 
 _PART = 1 << 20
+"""Elements whose magnitudes are counted together: it bounds memory."""
 _DIGIT = 16
+"""Bits of a magnitude that one pass settles."""
 _BINS = 1 << _DIGIT
 
 

@@ -10,6 +10,7 @@ from pydelta.core.random import Key
 from pydelta.ops._library import define, key_of, to_int64
 
 _MOST = 1 << 31
+"""An element's draw is row 2^32 + column, and B's draws start at 2^63: more rows would run into them."""
 
 
 def _empty(

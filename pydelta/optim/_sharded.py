@@ -16,8 +16,8 @@ def local(x: torch.Tensor) -> torch.Tensor:
     if not hasattr(x, "to_local"):
         return x.detach()
     with torch.no_grad():
-        found: torch.Tensor = x.to_local()
-    return found
+        part: torch.Tensor = x.to_local()
+    return part
 
 
 def gradient(p: Any) -> torch.Tensor | None:
@@ -35,7 +35,7 @@ def spread(p: Any) -> tuple[Any, tuple[int, ...]]:
     """The mesh of a spread tensor and the dimensions of it along which the parts differ."""
     if not hasattr(p, "to_local"):
         return None, ()
-    return p.device_mesh, tuple(i for i, place in enumerate(p.placements) if place.is_shard())
+    return p.device_mesh, tuple(i for i, placement in enumerate(p.placements) if placement.is_shard())
 
 
 def over_shards(sum_: torch.Tensor, mesh: Any, dims: tuple[int, ...]) -> torch.Tensor:
@@ -48,22 +48,25 @@ def over_shards(sum_: torch.Tensor, mesh: Any, dims: tuple[int, ...]) -> torch.T
 def norm(
     params: Sequence[torch.Tensor],
     grads: Sequence[torch.Tensor],
-    weights: Sequence[torch.Tensor] | None = None,
-    eta: float = 0.0,
+    weights: Sequence[torch.Tensor | None] | None = None,
+    etas: Sequence[float] | None = None,
 ) -> torch.Tensor:
-    """The norm of ``grads``, or of (|w| + eta) g, over all parameters and processes: 0-D float64 on the first
-    device.
+    """The norm of ``grads`` over all parameters and processes: 0-D float64 on the first device.
 
     Args:
         params: what the gradients belong to; they say how parts are spread.
-        grads, weights: this process's parts.
+        grads: this process's parts.
+        weights: None, or this process's part, for each: then (|w| + eta) g stands for g.
+        etas: one for each.
     """
     members: dict[Any, list[int]] = {}
     for i, (p, g) in enumerate(zip(params, grads, strict=True)):
-        members.setdefault((g.device, *spread(p)), []).append(i)
-    found = torch.zeros((), dtype=torch.float64, device=grads[0].device)
-    for (_, mesh, dims), places in members.items():
-        beside = None if weights is None else [weights[i] for i in places]
-        sums = square_sums([grads[i] for i in places], weights=beside, eta=eta)
-        found = found + over_shards(total(sums), mesh, dims).to(found.device)
-    return found.sqrt()
+        weight = None if weights is None else weights[i]
+        eta = 0.0 if etas is None or weight is None else etas[i]
+        members.setdefault((g.device, *spread(p), weight is not None, eta), []).append(i)
+    squares = torch.zeros((), dtype=torch.float64, device=grads[0].device)
+    for (_, mesh, dims, scaled, eta), indices in members.items():
+        beside = [w for i in indices if (w := weights[i]) is not None] if scaled and weights else None
+        sums = square_sums([grads[i] for i in indices], weights=beside, eta=eta)
+        squares = squares + over_shards(total(sums), mesh, dims).to(squares.device)
+    return squares.sqrt()

@@ -13,6 +13,7 @@ from pydelta.ops._lists import at_least_zero, total
 from pydelta.ops.adamr_step_ import adam_numbers
 from pydelta.optim._bases import Bases, match
 from pydelta.optim._sharded import gradient, local, over_shards, spread
+from pydelta.optim._state import check_parameters, checked_state, only_makes_state
 
 VBAR = ("exact", "previous")
 
@@ -29,16 +30,25 @@ class AdamR(torch.optim.Optimizer):
         params: parameters, ``model.named_parameters()``, or groups of either.
         base: what they are pulled towards: name -> tensor (a state_dict does) where parameters have names,
             else a list with a tensor or None for each. Read in its own dtype, never copied. What has no base,
-            a new head for instance, is not pulled. DTensors (FSDP2) need bases spread as they are.
+            a new head for instance, is not pulled. DTensors (FSDP2) need bases spread as they are. Names are
+            compared without the prefixes of torch.compile, DistributedDataParallel and FSDP.
         lr, betas, eps: Adam's.
         weight_decay: strength of the pull. 0: this is torch's Adam.
         l1: pull by the sign of w - base.
         vbar: "exact", or "previous": last step's, which saves the reading of the gradients.
-        masters: fp32 weights behind 16-bit parameters, in the state; these are updated and rounded.
+        masters: fp32 weights behind 16-bit parameters, made with the moments at the first step; these are
+            updated and rounded. Weights that are loaded between steps become the masters' values.
+
+    Attributes:
+        pulled: the names of the parameters that have a base; "parameter 3" where there are no names.
+
+    Copies (copy.deepcopy, pickle) have bases of their own. The state goes through
+    torch.distributed.checkpoint.
 
     Raises:
-        TypeError: a number is no number, or ``base`` neither dict nor list.
-        ValueError: a number is out of range, or a base does not fit: all are named at once.
+        TypeError: a number is no number, ``base`` neither dict nor list, or a parameter complex.
+        ValueError: a number is out of range, or a base does not fit, lies in a parameter's memory or has
+            none of the names: all are named at once.
     """
 
     def __init__(
@@ -60,11 +70,17 @@ class AdamR(torch.optim.Optimizer):
         self.masters = check.flag("AdamR", "masters", masters)
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**options, "l1": check.flag("AdamR", "l1", l1)})
-        self._base = match("AdamR", self.param_groups, base)
-        for group in self.param_groups:
-            for p in group["params"]:
-                if masters and p.dtype in (torch.bfloat16, torch.float16):
-                    self.state[p]["master"] = local(p).to(torch.float32)
+        check_parameters("AdamR", self.param_groups)
+        self._base, self.pulled = match("AdamR", self.param_groups, base)
+        self._versions: dict[torch.Tensor, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {name: self.__dict__[name] for name in ("_base", "pulled", "vbar", "masters")}
+        return {**super().__getstate__(), **own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._versions = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -83,6 +99,10 @@ class AdamR(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        elif only_makes_state(self):
+            for p in [p for group in self.param_groups for p in group["params"] if p.grad is not None]:
+                self._begin(p)
+            return loss
         groups = [(group, params) for group in self.param_groups for params in self._ready(group)]
         pulled = bool(self._base) and any(group["weight_decay"] for group, _ in groups)
         counts_first = pulled and (self.vbar == "exact" or self._lacks_sums())
@@ -97,40 +117,70 @@ class AdamR(torch.optim.Optimizer):
                 self._count(group, params, sums)
             elif not pulled:
                 self._forget(params)
+            self.mark(params)
         return loss
 
     def _ready(self, group: dict[str, Any]) -> Iterable[list[torch.Tensor]]:
         """Parameters with gradients, by device, kind of master and number of steps, which goes up by one."""
         members: dict[Any, list[torch.Tensor]] = {}
-        for p in group["params"]:
+        for p in dict.fromkeys(group["params"]):
             if p.grad is None:
                 continue
             if p.grad.layout is not torch.strided:
                 raise ValueError(f"[AdamR] gradients must be dense, got {p.grad.layout}")
-            state = self.state[p]
-            if "step" not in state:
-                like = local(p)
-                dtype = check.compute_dtype(like.dtype)
-                state["step"] = 0
-                for name in ("exp_avg", "exp_avg_sq"):
-                    state[name] = torch.zeros_like(like, dtype=dtype, memory_format=torch.contiguous_format)
+            state = self._begin(p)
             members.setdefault((p.device, "master" in state, state["step"], *spread(p)), []).append(p)
         for params in members.values():
             for p in params:
                 self.state[p]["step"] += 1
         return members.values()
 
+    def _begin(self, p: torch.Tensor) -> dict[str, Any]:
+        """A parameter's state, spread as the parameter is; the same names for all, so that a checkpoint's
+        state finds its like in a fresh optimizer."""
+        state: dict[str, Any] = self.state[p]
+        if "step" not in state:
+            state["step"] = 0
+            for name in ("exp_avg", "exp_avg_sq"):
+                zeros = torch.zeros_like(p, dtype=check.compute_dtype(p.dtype), requires_grad=False)
+                state[name] = zeros if hasattr(zeros, "to_local") else zeros.contiguous()
+            if self._base:
+                zero = torch.zeros((), dtype=torch.float64, device=p.device)
+                state.update(square_sum=zero, counted=0)
+        if self.masters and "master" not in state and p.dtype in (torch.bfloat16, torch.float16):
+            state["master"] = p.detach().to(torch.float32)
+        self.master(p)
+        return state
+
+    def master(self, p: torch.Tensor) -> torch.Tensor | None:
+        """This process's part of the fp32 value behind a parameter, if there is one. Where others have
+        written the parameter since the last step (weights that were loaded), theirs is the value."""
+        master: torch.Tensor | None = self.state.get(p, {}).get("master")
+        if master is None:
+            return None
+        weight, part = local(p), local(master)
+        if self._versions.get(p) != weight._version:
+            part.copy_(torch.where(part.to(weight.dtype) == weight, part, weight.to(part.dtype)))
+            self.mark([p])
+        return part
+
+    def mark(self, params: Iterable[torch.Tensor]) -> None:
+        """The parameters are as their masters have them."""
+        for p in params:
+            if "master" in self.state.get(p, {}):
+                self._versions[p] = local(p)._version
+
     def _lacks_sums(self) -> bool:
         """Nothing is counted yet, or some parameter's steps so far were not."""
         states = [self.state.get(p, {}) for group in self.param_groups for p in group["params"]]
-        counted = ["square_sum" in state for state in states]
+        counted = [state.get("counted", 0) > 0 for state in states]
         late = (state.get("step", 0) > 1 and not has for state, has in zip(states, counted, strict=True))
         return not any(counted) or any(late)
 
     def _count(self, group: dict[str, Any], params: list[torch.Tensor], squares: torch.Tensor) -> None:
         """This step's gradients, by the sums of their squares, into the sums of v."""
         two = group["betas"][1]
-        squares = squares * (1 - two)
+        squares = over_shards(squares * (1 - two), *spread(params[0]))
         if self.state[params[0]]["step"] > 1:
             squares += two * torch.stack([self._sum(p) for p in params])
         for p, part in zip(params, squares.unbind(), strict=True):
@@ -139,31 +189,32 @@ class AdamR(torch.optim.Optimizer):
     def _sum(self, p: torch.Tensor) -> torch.Tensor:
         """The sum of v before this step: kept, or taken once where the pull begins later than training."""
         state = self.state[p]
-        found: torch.Tensor | None = state.get("square_sum")
-        return state["exp_avg_sq"].sum(dtype=torch.float64) if found is None else found
+        if state.get("counted", 0) > 0:
+            kept: torch.Tensor = state["square_sum"]
+            return kept
+        return over_shards(_part(state["exp_avg_sq"]).sum(dtype=torch.float64), *spread(p))
 
     def _forget(self, params: list[torch.Tensor]) -> None:
         """Without a pull nothing is counted, and what was is out of date."""
         for p in params:
-            self.state[p].pop("square_sum", None)
-            self.state[p].pop("counted", None)
+            if "counted" in self.state[p]:
+                self.state[p]["counted"] = 0
 
     def _vbar(self) -> torch.Tensor:
         """0-D float64; 1 where all gradients so far were zero."""
-        members: dict[Any, list[tuple[torch.Tensor, float]]] = {}
+        members: dict[torch.device, list[tuple[torch.Tensor, float]]] = {}
         count = 0
         for group in self.param_groups:
-            for p in group["params"]:
-                if "square_sum" in self.state.get(p, {}):
-                    share = 1 / (1 - group["betas"][1] ** self.state[p]["counted"])
-                    members.setdefault((p.device, *spread(p)), []).append(
-                        (self.state[p]["square_sum"], share)
-                    )
+            for p in dict.fromkeys(group["params"]):
+                state = self.state.get(p, {})
+                if state.get("counted", 0) > 0:
+                    share = 1 / (1 - group["betas"][1] ** state["counted"])
+                    members.setdefault(p.device, []).append((state["square_sum"], share))
                     count += p.numel()
         sums: torch.Tensor | None = None
-        for (_, mesh, dims), rows in members.items():
+        for rows in members.values():
             parts = torch._foreach_mul([x for x, _ in rows], [share for _, share in rows])
-            part = over_shards(total(torch.stack(parts)), mesh, dims)
+            part = total(torch.stack(parts))
             sums = part if sums is None else sums + part.to(sums.device)
         assert sums is not None
         mean = sums / max(count, 1)
@@ -181,8 +232,8 @@ class AdamR(torch.optim.Optimizer):
         return adamr_step_(
             [local(p) for p in params],
             [_gradient(p) for p in params],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
+            [_part(state["exp_avg"]) for state in states],
+            [_part(state["exp_avg_sq"]) for state in states],
             step=states[0]["step"],
             lr=float(group["lr"]),
             betas=group["betas"],
@@ -190,12 +241,17 @@ class AdamR(torch.optim.Optimizer):
             bases=bases,
             pull=pull,
             l1=group["l1"],
-            masters=[state["master"] for state in states] if "master" in states[0] else None,
+            masters=[_part(state["master"]) for state in states] if "master" in states[0] else None,
             sums=counts,
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but moments, sums and masters keep their own dtypes beside 16-bit parameters."""
+        """As torch's, but moments, sums and masters keep their own dtypes beside 16-bit parameters.
+
+        Raises:
+            ValueError: the parameters stand in another order, as far as names and shapes tell.
+        """
+        state_dict = checked_state("AdamR", self, state_dict)
         super().load_state_dict(state_dict)
         saved = [i for group in state_dict["param_groups"] for i in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]
@@ -205,7 +261,12 @@ class AdamR(torch.optim.Optimizer):
                     self.state[p][name] = value.detach().to(p.device, copy=True)
 
 
+def _part(x: torch.Tensor) -> torch.Tensor:
+    """This process's part of state."""
+    return local(x) if hasattr(x, "to_local") else x
+
+
 def _gradient(p: torch.Tensor) -> torch.Tensor:
-    found = gradient(p)
-    assert found is not None
-    return found
+    grad = gradient(p)
+    assert grad is not None
+    return grad

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,10 +13,10 @@ from pydelta.core import check
 from pydelta.core.random import key
 from pydelta.ops.vera_matrix import vera_matrix
 from pydelta.optim._bases import Bases, match
-from pydelta.optim._perturbing import Moved, Perturbing
+from pydelta.optim._perturbing import Moved, Number, Perturbing
 from pydelta.optim._sharded import local, over_shards, spread
 
-_PIECE = 1 << 20  # variates made at once
+_PIECE = 1 << 20  # variates made at once: it bounds memory beside the weights
 
 
 class MergePerturbation(Perturbing):
@@ -40,12 +41,21 @@ class MergePerturbation(Perturbing):
         model: perturbed when it runs in training mode with gradients.
         copies: fp32 parameter of ``base_optimizer`` -> 16-bit weight that forward and backward use.
 
+    Attributes:
+        pulled: the names of the parameters that have a base.
+
+    Copies (copy.deepcopy, pickle) have bases of their own; the copy of a model that was copied together with
+    its optimizer is perturbed by the optimizer's copy, one that was copied alone by none. The state goes
+    through torch.distributed.checkpoint.
+
     Raises:
-        TypeError: ``base_optimizer`` is none, or a number is no number.
+        TypeError: ``base_optimizer`` is none, a number is no number, or a parameter complex.
         ValueError: ``models`` below 1, or a base that does not fit.
     """
 
-    _OWN = ("seed", "taken", "strength")
+    seed, taken, strength = Number("merge_seed"), Number("merge_taken"), Number("merge_strength")
+    _KEPT = ("_base", "pulled", "_before", "_hook")
+    _step_supports_amp_scaling = True  # a skipped step must take the noise away all the same
 
     def __init__(
         self,
@@ -60,20 +70,23 @@ class MergePerturbation(Perturbing):
     ) -> None:
         if check.index("MergePerturbation", "models", models) < 1:
             raise ValueError(f"[MergePerturbation] models must be at least 1, got {models}")
-        self.strength = models * check.number("MergePerturbation", "alpha", alpha) - 1
-        self.seed, self.taken = check.index("MergePerturbation", "seed", seed), 0
+        strength = models * check.number("MergePerturbation", "alpha", alpha) - 1
+        check.index("MergePerturbation", "seed", seed)
         super().__init__(base_optimizer, copies)
-        self._base = match("MergePerturbation", base_optimizer.param_groups, base)
-        self._hook = None if model is None else model.register_forward_pre_hook(self._before_forward)
+        self.seed, self.taken, self.strength = seed, 0, strength
+        groups, beside = base_optimizer.param_groups, self.copies.values()
+        self._base, self.pulled = match("MergePerturbation", groups, base, beside)
+        self._before = _Before(self)
+        self._hook = None if model is None else model.register_forward_pre_hook(self._before)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._before.optimizer = weakref.ref(self)
 
     def detach(self) -> None:
         """Leaves ``model`` alone from now on, for another optimizer to take over."""
         if self._hook is not None:
             self._hook.remove()
-
-    def _before_forward(self, module: nn.Module, args: Any) -> None:
-        if module.training and torch.is_grad_enabled() and not self._moved:
-            self.perturb()
 
     @torch.no_grad()
     def perturb(self) -> None:
@@ -135,9 +148,40 @@ class MergePerturbation(Perturbing):
             except BaseException:
                 self._come_back()
                 raise
+        elif not self._moved and self._makes_state():
+            return None
         elif not self._moved:
             raise TypeError("[MergePerturbation] step needs a closure, or perturb() before, got None")
         self._come_back()
-        self._base_step()
+        if self._unscaled():
+            self._base_step()
         self.taken += 1
         return loss
+
+    def _unscaled(self) -> bool:
+        """Gradients without what a ``torch.amp.GradScaler`` that steps this optimizer put in; False where
+        it saw NaN or Inf in them."""
+        inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        if inf is not None and bool(inf):
+            return False
+        for p in self._params():
+            if scale is not None and (grad := self._weight(p).grad) is not None:
+                local(grad).div_(scale.to(grad.device))
+        return True
+
+
+class _Before:
+    """The hook before a model's forward pass. A copy belongs to no optimizer until one is copied with it."""
+
+    def __init__(self, optimizer: MergePerturbation | None = None) -> None:
+        self.optimizer = None if optimizer is None else weakref.ref(optimizer)
+
+    def __reduce__(self) -> tuple[type[_Before], tuple[()]]:
+        return _Before, ()
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        optimizer = None if self.optimizer is None else self.optimizer()
+        if optimizer is None or optimizer._moved:
+            return
+        if module.training and torch.is_grad_enabled():
+            optimizer.perturb()

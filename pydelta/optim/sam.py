@@ -12,10 +12,13 @@ from torch import nn
 from pydelta.core import check
 from pydelta.ops import sam_perturb_
 from pydelta.ops._lists import at_least_zero
-from pydelta.optim._perturbing import Moved, Perturbing
+from pydelta.optim._buffers import Buffers
+from pydelta.optim._perturbing import Moved, Number, Perturbing
 from pydelta.optim._sharded import local, norm
 
 Closure = Callable[[], Any]
+_Options = tuple[float, bool, float]
+_OPTIONS = ("rho", "adaptive", "eta")
 
 
 class SAM(Perturbing):
@@ -31,25 +34,32 @@ class SAM(Perturbing):
     as dense ones. Memory: one copy of the weights; none where fp32 masters stand behind 16-bit weights
     (:class:`AdamR`'s own, or ``copies``); 16-bit weights without masters swallow most of a small e.
     Parameters keep their ``data_ptr()``. The host waits once a step, to know whether the gradients were
-    finite.
+    finite. A parameter group may have a ``rho``, ``adaptive`` and ``eta`` of its own (not where the base
+    optimizer has a number of that name); the norm is still one, over all groups. Copies (copy.deepcopy,
+    pickle) step as the original does; a Trainer must be attached anew. The state goes through
+    torch.distributed.checkpoint.
 
     Args:
         base_optimizer: takes the step with the second gradient.
         rho: the length of e; 0.05 for SAM, 0.5 for ASAM in their papers.
         adaptive, eta: ASAM, and what it adds to each weight's magnitude.
         max_norm: the second gradient is clipped to this norm.
-        model: its BatchNorm layers keep their running statistics in the second pass.
+        model: what the second pass changes in its buffers (running statistics of BatchNorm and the like,
+            counters; bool masks aside) is put back.
         copies: fp32 parameter of ``base_optimizer`` -> 16-bit weight that forward and backward use.
 
     Attributes:
+        rho, adaptive, eta, max_norm: as given; of the groups that have none of their own.
         skipped: steps that were not taken because a gradient held NaN or Inf.
 
     Raises:
-        TypeError: ``base_optimizer`` is none, or a number is no number.
+        TypeError: ``base_optimizer`` is none, a number is no number, or a parameter complex.
         ValueError: a negative number.
     """
 
-    _OWN = ("rho", "adaptive", "eta", "max_norm", "skipped")
+    rho, adaptive, eta = Number("sam_rho"), Number("sam_adaptive"), Number("sam_eta")
+    max_norm, skipped = Number("sam_max_norm"), Number("sam_skipped")
+    _KEPT = ("model",)
 
     def __init__(
         self,
@@ -62,18 +72,43 @@ class SAM(Perturbing):
         model: nn.Module | None = None,
         copies: Mapping[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
-        self.rho, self.eta = at_least_zero("SAM", "rho", rho), at_least_zero("SAM", "eta", eta)
-        self.adaptive = check.flag("SAM", "adaptive", adaptive)
-        self.max_norm = None if max_norm is None else at_least_zero("SAM", "max_norm", max_norm)
-        self.model, self.skipped = model, 0
-        self._frozen: list[Any] = []
+        _check_numbers({"rho": rho, "adaptive": adaptive, "eta": eta})
+        most = None if max_norm is None else at_least_zero("SAM", "max_norm", max_norm)
+        self.model = model
+        super().__init__(base_optimizer, copies)
+        self.rho, self.adaptive, self.eta = float(rho), adaptive, float(eta)
+        self.max_norm, self.skipped = most, 0
+        for group in self.param_groups:
+            _check_numbers(self._own_of(group))
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._buffers: Buffers | None = None
         self._norm: torch.Tensor | None = None
         self._replay: Closure | None = None
-        super().__init__(base_optimizer, copies)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if "param_groups" in self.__dict__:
+            _check_numbers(self._own_of(param_group))
+        super().add_param_group(param_group)
+
+    def _own_of(self, group: dict[str, Any]) -> dict[str, Any]:
+        """What a group has been given for itself: Adadelta's rho, for one, is not SAM's."""
+        theirs = self.base_optimizer.defaults
+        return {name: group[name] for name in _OPTIONS if name in group and name not in theirs}
+
+    def _options(self) -> dict[torch.Tensor, _Options]:
+        """rho, adaptive and eta of every parameter."""
+        options = {}
+        for group in self.param_groups:
+            own = {name: group[f"sam_{name}"] for name in _OPTIONS} | self._own_of(group)
+            numbers = float(own["rho"]), bool(own["adaptive"]), float(own["eta"])
+            options.update(dict.fromkeys(group["params"], numbers))
+        return options
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = True) -> torch.Tensor:
-        """To w + e, with the gradients at hand; freezes BatchNorm statistics.
+        """To w + e, with the gradients at hand; keeps the model's buffers.
 
         Returns:
             The norm that e was divided by, 0-D float64; where it is 0 or not finite, the weights stay.
@@ -83,26 +118,29 @@ class SAM(Perturbing):
         """
         if self._moved:
             raise RuntimeError("[SAM] first_step must be followed by second_step, got another first_step")
-        found = self._with_gradients()
-        if not found:
+        pairs = self._with_gradients()
+        if not pairs:
             raise RuntimeError("[SAM] first_step needs gradients, got none")
-        params, grads = [p for p, _ in found], [g for _, g in found]
+        params, grads = [p for p, _ in pairs], [g for _, g in pairs]
         weights = [local(self._weight(p)) for p in params]
         masters = [self._master(p) for p in params]
-        scales = [w if m is None else m for w, m in zip(weights, masters, strict=True)]
-        of = [self._weight(p) for p in params]
-        self._norm = norm(of, grads, scales if self.adaptive else None, self.eta)
+        of, options = [self._weight(p) for p in params], self._options()
+        numbers = [options[p] for p in params]
+        scales = [
+            (w if m is None else m) if adaptive else None
+            for w, m, (_, adaptive, _) in zip(weights, masters, numbers, strict=True)
+        ]
+        self._norm = norm(of, grads, scales, [eta for _, _, eta in numbers])
         moved = []
-        for places in _alike(weights, masters):
-            some = [[values[i] for i in places] for values in (weights, grads)]
-            given = [m for i in places if (m := masters[i]) is not None]
-            sources = given or [self._backup(params[i]) for i in places]
-            kept = {"masters": sources} if given else {"backups": sources}
-            options: dict[str, Any] = {"rho": self.rho, "adaptive": self.adaptive, "eta": self.eta, **kept}
-            sam_perturb_(*some, norm=self._norm.to(weights[places[0]].device), **options)
-            moved += [Moved(of[i], weights[i], s) for i, s in zip(places, sources, strict=True)]
+        for (device, _, (rho, adaptive, eta)), members in _alike(weights, masters, numbers).items():
+            some = [[values[i] for i in members] for values in (weights, grads)]
+            behind = [m for i in members if (m := masters[i]) is not None]
+            sources = behind or [self._backup(params[i]) for i in members]
+            kept: dict[str, Any] = {"masters": sources} if behind else {"backups": sources}
+            sam_perturb_(*some, norm=self._norm.to(device), rho=rho, adaptive=adaptive, eta=eta, **kept)
+            moved += [Moved(of[i], weights[i], s) for i, s in zip(members, sources, strict=True)]
         self._hold(moved)
-        self._freeze()
+        self._buffers = Buffers(self.model)
         if zero_grad:
             self.zero_grad()
         return self._norm
@@ -127,11 +165,11 @@ class SAM(Perturbing):
         self._come_back()
         first, self._norm = self._norm, None
         assert first is not None
-        found = self._with_gradients()
+        pairs = self._with_gradients()
         if scaler is not None:
             stepped = self._scaled_step(scaler, first)
         else:
-            second = norm([self._weight(p) for p, _ in found], [g for _, g in found]) if found else first
+            second = norm([self._weight(p) for p, _ in pairs], [g for _, g in pairs]) if pairs else first
             stepped = bool(first.isfinite() & second.isfinite().to(first.device))
             if stepped:
                 self._clip(second)
@@ -155,6 +193,8 @@ class SAM(Perturbing):
         Raises:
             TypeError: no closure (an attached Trainer needs none).
         """
+        if closure is None and self._makes_state():
+            return None
         if closure is None and self._replay is None:
             raise TypeError("[SAM] step needs a closure that computes the gradient, got None")
         loss = None
@@ -181,8 +221,8 @@ class SAM(Perturbing):
         if not bool(first.isfinite()) and grads:
             grads[0].fill_(torch.inf)
         scaler.unscale_(self.base_optimizer)
-        found = self._with_gradients()
-        second = norm([p for p, _ in found], [g for _, g in found])
+        pairs = self._with_gradients()
+        second = norm([p for p, _ in pairs], [g for _, g in pairs])
         self._clip(second)
         scaler.step(self.base_optimizer)
         return bool(second.isfinite())
@@ -201,27 +241,25 @@ class SAM(Perturbing):
         if self.skipped == 1:
             warnings.warn("[SAM] a gradient held NaN or Inf: step skipped (said once)", stacklevel=3)
 
-    def _freeze(self) -> None:
-        """BatchNorm layers normalise by the batch, as in training, and leave their statistics alone."""
-        for module in self.model.modules() if self.model is not None else ():
-            if not isinstance(module, nn.modules.batchnorm._BatchNorm):
-                continue
-            if module.training and module.track_running_stats:
-                module.track_running_stats = False
-                self._frozen.append(module)
-
     def _thaw(self) -> None:
-        while self._frozen:
-            self._frozen.pop().track_running_stats = True
+        if self._buffers is not None:
+            self._buffers.restore()
 
 
 def _nothing() -> None:
     return None
 
 
-def _alike(weights: list[torch.Tensor], masters: list[torch.Tensor | None]) -> list[list[int]]:
-    """Places of weights on one device that all have masters, or all have none."""
-    members: dict[Any, list[int]] = {}
-    for i, (weight, master) in enumerate(zip(weights, masters, strict=True)):
-        members.setdefault((weight.device, master is None), []).append(i)
-    return list(members.values())
+def _check_numbers(numbers: dict[str, Any]) -> None:
+    for name, value in numbers.items():
+        check.flag("SAM", name, value) if name == "adaptive" else at_least_zero("SAM", name, value)
+
+
+def _alike(
+    weights: list[torch.Tensor], masters: list[torch.Tensor | None], options: list[_Options]
+) -> dict[tuple[torch.device, bool, _Options], list[int]]:
+    """Indices of weights on one device and of the same options that all have masters, or all have none."""
+    members: dict[tuple[torch.device, bool, _Options], list[int]] = {}
+    for i, (weight, master, numbers) in enumerate(zip(weights, masters, options, strict=True)):
+        members.setdefault((weight.device, master is None, numbers), []).append(i)
+    return members

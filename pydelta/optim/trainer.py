@@ -42,8 +42,8 @@ def attach(trainer: Any) -> Any:
             batches.append((args, options))
         # The trainer moves what a batch holds to its device, and pops what it does not need.
         model, inputs, *rest = args
-        found: torch.Tensor = run(model, dict(inputs), *rest, **options)
-        return found
+        loss: torch.Tensor = run(model, dict(inputs), *rest, **options)
+        return loss
 
     def replay() -> None:
         nonlocal playing

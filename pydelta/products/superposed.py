@@ -9,13 +9,13 @@ import torch
 from pydelta.core.quantized import Quantized
 from pydelta.core.random import Key
 
-Turn = Callable[[torch.Tensor, torch.Tensor, Key], None]
-"""turn(x, out, key) writes the model's transform of some rows."""
+Transform = Callable[[torch.Tensor, torch.Tensor, Key], None]
+"""apply(x, out, key) writes the model's transform of some rows."""
 Expand = Callable[..., None]
 """expand(q, out=..., dtype=...) writes what codes stand for."""
 
 _BLOCK = 256
-"""Rows of codes that are expanded together where many activations are multiplied with them."""
+"""Rows of codes that are expanded together for many activations: it bounds memory."""
 
 
 def base_product(
@@ -32,7 +32,7 @@ def base_product(
 
 
 def turned(
-    x: torch.Tensor, keys: Sequence[Key], model: torch.Tensor, transform: str, turn: Turn
+    x: torch.Tensor, keys: Sequence[Key], model: torch.Tensor, transform: str, apply: Transform
 ) -> torch.Tensor:
     """Every row of ``x`` under its model's transform; neighbours of one model go together."""
     if transform == "none":
@@ -42,7 +42,7 @@ def turned(
     first = 0
     for end in range(1, len(indices) + 1):
         if end == len(indices) or indices[end] != indices[first]:
-            turn(x[first:end], out[first:end], keys[indices[first]])
+            apply(x[first:end], out[first:end], keys[indices[first]])
             first = end
     return out
 

@@ -29,6 +29,7 @@ _Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 TILE = {"cpu": 1 << 18}
 """Elements made at once: a second-level cache holds them on the CPU."""
 _LARGE_TILE = 1 << 24
+"""The same on a GPU: it bounds memory, and few launches make a matrix."""
 
 _KEPT: dict[_Place, torch.Tensor] = {}
 _LOCK = threading.Lock()
@@ -114,19 +115,19 @@ class Matrices:
 
     def _kept(self, which: str, rows: int, columns: int) -> torch.Tensor:
         """The kept matrix, made larger where it is too small: its elements do not depend on its shape."""
-        place = self.key, which, self.dtype, self.device
+        entry = self.key, which, self.dtype, self.device
         with _LOCK:
-            found = _KEPT.get(place)
-            if found is None or found.shape[0] < rows or found.shape[1] < columns:
-                old = found.shape if found is not None else (0, 0)
+            matrix = _KEPT.get(entry)
+            if matrix is None or matrix.shape[0] < rows or matrix.shape[1] < columns:
+                old = matrix.shape if matrix is not None else (0, 0)
                 shape = max(rows, old[0]), max(columns, old[1])
                 with torch.inference_mode(False):
-                    found = torch.empty(shape, dtype=self.dtype, device=self.device)
+                    matrix = torch.empty(shape, dtype=self.dtype, device=self.device)
                 self.make(
-                    self.key, which, shape, start=(0, 0), dtype=self.dtype, device=self.device, out=found
+                    self.key, which, shape, start=(0, 0), dtype=self.dtype, device=self.device, out=matrix
                 )
-                _KEPT[place] = found
-        return found
+                _KEPT[entry] = matrix
+        return matrix
 
 
 def forward(

@@ -110,27 +110,23 @@ class Superposition(Contents):
         """
         from pydelta.superposition.format.mask import Masking
         from pydelta.superposition.writing.create import create
-        from pydelta.superposition.writing.lambdas import calibrations_of
-        from pydelta.superposition.writing.options import FormArguments, Options, weights_of
+        from pydelta.superposition.writing.options import FormArguments, Options
 
-        form_arguments = FormArguments(dtype, rate, bits, buckets, group, exact, room)
-        all_weights = weights_of(models, weights)
-        calibrations = calibrations_of(calibration, all_weights)
-        form, number = form_arguments.resolve(len(all_weights))
-        chosen = form.transform if transform is None else transform
-        masking = Masking(mask, keep, drop_large)
-        options = Options(chosen, shuffle_layers, seed, lam, form, number, all_weights, masking, residual)
-        path = create(
-            base,
+        options = Options.of(
             models,
-            out,
-            options,
+            FormArguments(dtype, rate, bits, buckets, group, exact, room),
+            transform=transform,
+            masking=Masking(mask, keep, drop_large),
+            weights=weights,
+            calibrations=calibration,
             input_dims=input_dims,
-            allow_missing=allow_missing,
-            calibrations=calibrations,
-            force=force,
-            show=progress,
+            shuffle_layers=shuffle_layers,
+            seed=seed,
+            lam=lam,
+            residual=residual,
+            allow_missing=tuple(allow_missing),
         )
+        path = create(base, models, out, options, force=force, show=progress)
         return cls.open(path)
 
     @classmethod
@@ -350,6 +346,7 @@ class Superposition(Contents):
         base: Pathlike | None = None,
         prefix: str | None = None,
         resident: bool | None = None,
+        rename: Mapping[str, str] | None = None,
     ) -> Bank:
         """Maps the store onto a live module, whose weights then become any of the models.
 
@@ -359,4 +356,4 @@ class Superposition(Contents):
         from pydelta.superposition.serving import Bank
 
         self.check_live()
-        return Bank(self, module, base=base, prefix=prefix, resident=resident)
+        return Bank(self, module, base=base, prefix=prefix, resident=resident, rename=rename)

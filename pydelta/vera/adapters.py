@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,12 +10,23 @@ import torch
 from torch import nn
 
 from pydelta.core import check
+from pydelta.core.module_names import plain_name
 from pydelta.ops._library import to_int64
 from pydelta.ops.vera_linear import MATRICES
-from pydelta.vera.layer import Mixture, Setting, VeraLinear, is_conv1d, refusal
+from pydelta.vera import trained
+from pydelta.vera.layer import Mixture, Setting, VeraLinear, refusal
 from pydelta.vera.projections import Projections, Seeded
-
-ALL = "all-linear"
+from pydelta.vera.targets import (
+    fresh_heads,
+    is_within,
+    matching,
+    modules_named,
+    parts_of,
+    replace,
+    shared_weight,
+    sharers,
+    untie,
+)
 
 
 class Adapters:
@@ -24,12 +34,17 @@ class Adapters:
 
     Attributes:
         module: what they are attached to.
-        layers: name -> :class:`VeraLinear`, in the module's order.
+        layers: name -> :class:`VeraLinear`, in the module's order. Names lack what torch.compile,
+            DistributedDataParallel and FSDP put into them.
+        trained: name -> part of the module that some adapter trains in full.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.layers = {name: part for name, part in module.named_modules() if isinstance(part, VeraLinear)}
+        self.layers = {
+            plain_name(name): part for name, part in module.named_modules() if isinstance(part, VeraLinear)
+        }
+        self.trained = trained.trained_parts(module)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -48,12 +63,12 @@ class Adapters:
             ValueError: there is no such adapter.
         """
         wanted = self.active if name is None else name
-        found = {path: layer for path, layer in self.layers.items() if wanted in layer.settings}
-        if not found:
+        layers = {path: layer for path, layer in self.layers.items() if wanted in layer.settings}
+        if not layers:
             raise ValueError(
                 f"[vera] adapter must be one of {', '.join(self.names) or 'none'}, got {wanted!r}"
             )
-        return found
+        return layers
 
     def use(self, name: str | None) -> None:
         """Switches to an adapter; None: to the base alone. Layers without it run as their base.
@@ -67,6 +82,17 @@ class Adapters:
         check_unmerged(self.layers)
         for layer in self.layers.values():
             layer.active = name if name in layer.settings else None
+        for part in self.trained.values():
+            part.show(name)
+
+    def trained_by(self, name: str | None) -> dict[str, dict[str, torch.Tensor]]:
+        """The parts that an adapter trains in full, and their tensors by their names in the part."""
+        name = self.active if name is None else name
+        return {
+            path: part.tensors(name)
+            for path, part in self.trained.items()
+            if name is not None and name in part.own
+        }
 
     @contextmanager
     def mixed(self, index: torch.Tensor, names: Sequence[str] | None = None) -> Iterator[None]:
@@ -80,7 +106,8 @@ class Adapters:
             names: adapters; default: all. Each must be on the same layers.
 
         Raises:
-            ValueError: no adapter is named, or one is not there, is on other layers, or has other matrices.
+            ValueError: no adapter is named, or one is not there, is on other layers, has other matrices or a
+                part of its own (a head).
             RuntimeError: one is merged.
         """
         check_unmerged(self.layers)
@@ -88,6 +115,8 @@ class Adapters:
         if not chosen:
             raise ValueError("[vera] names must hold at least one adapter, got none")
         layers = self.of(chosen[0])
+        if heads := [f"{path!r} of {name!r}" for name in chosen for path in self.trained_by(name)]:
+            raise ValueError(f"[vera] mixed adapters must have no trained parts, got {', '.join(heads)}")
         for name in chosen[1:]:
             if (there := self.of(name)).keys() != layers.keys():
                 raise ValueError(
@@ -113,12 +142,14 @@ class Adapters:
             )
 
     def parameters(self, name: str | None = None) -> Iterator[nn.Parameter]:
-        """d and b of every layer, for an optimizer."""
+        """d and b of every layer, and the parts that the adapter trains in full, for an optimizer."""
         name = self.active if name is None else name
         for layer in self.of(name).values():
             assert name is not None
             yield layer.d[name]
             yield layer.b[name]
+        for tensors in self.trained_by(name).values():
+            yield from (x for x in tensors.values() if isinstance(x, nn.Parameter))
 
     def set_matrices(self, matrices: str | None) -> None:
         """How all layers come to their matrices: "cached", "regenerated", or None for the default.
@@ -132,17 +163,32 @@ class Adapters:
             layer.matrices = matrices
 
     def merge(self, name: str | None = None, *, keep_base: bool = True) -> None:
-        """Merges an adapter into every layer; see :meth:`VeraLinear.merge`.
+        """Merges an adapter into every layer; see :meth:`VeraLinear.merge`. What it trains in full stays.
+
+        A weight that several parts hold (an output layer tied to the input embedding) is never changed in
+        place: the layer gets one of its own, and ``tie_word_embeddings`` of the module's config becomes False
+        until it is unmerged.
 
         Raises:
-            ValueError: there is no such adapter.
+            ValueError: there is no such adapter, or a layer is tied in a module that computes otherwise
+                without the tie.
             RuntimeError: one is merged already.
         """
         layers, name = self.of(name), self.active if name is None else name
         check_unmerged(self.layers)
-        for layer in layers.values():
-            assert name is not None
-            layer.merge(name, keep_base=keep_base)
+        assert name is not None
+        held = sharers(self.module)
+        shared = {path: paths for path, layer in layers.items() if (paths := shared_weight(layer.base, held))}
+        parts = {path: part for path, part in self.trained.items() if name in part.own}
+        tied = shared | {path: part.tied for path, part in parts.items() if part.tied}
+        for path, paths in tied.items():
+            other = next((one for one in paths if not is_within(one, [path])), path)
+            next(iter(layers.values())).untied += untie(self.module, path, other)
+        for path, layer in layers.items():
+            layer.merge(name, keep_base=keep_base, in_place=path not in shared)
+        for part in parts.values():
+            part.show(name)
+            part.merged = True
 
     def unmerge(self) -> None:
         """Every layer's own weight again, bit for bit.
@@ -155,26 +201,35 @@ class Adapters:
             raise RuntimeError("[vera] an adapter must be merged before it is unmerged, got none")
         for layer in merged:
             layer.unmerge()
+            for config in layer.untied:
+                config.tie_word_embeddings = True
+            layer.untied = []
+        for part in self.trained.values():
+            part.merged = False
 
     def detach(self) -> nn.Module:
         """Takes the adapters off; what is merged stays. Returns the module."""
-        for path, layer in self.layers.items():
-            _replace(self.module, path, layer.base)
-        self.layers = {}
+        replace(self.module, {layer: layer.base for layer in self.layers.values()})
+        for part in self.trained.values():
+            trained.end(part.part[0])
+        self.layers, self.trained = {}, {}
         return self.module
 
     def state_dict(self, name: str | None = None) -> dict[str, torch.Tensor]:
-        """``<layer>.d`` and ``<layer>.b`` of an adapter, and ``seed``: the unsigned one's bits as int64.
+        """``<layer>.d`` and ``<layer>.b`` of an adapter, the tensors of the parts that it trains in full, and
+        ``seed``: the unsigned one's bits as int64.
 
         Raises:
             ValueError: there is no such adapter, or its matrices come from no seed of ours.
         """
         layers, name = self.of(name), self.active if name is None else name
-        found: dict[str, torch.Tensor] = {"seed": torch.tensor(to_int64(self.seed(name)))}
+        state: dict[str, torch.Tensor] = {"seed": torch.tensor(to_int64(self.seed(name)))}
         for path, layer in layers.items():
             assert name is not None
-            found[f"{path}.d"], found[f"{path}.b"] = layer.d[name].detach(), layer.b[name].detach()
-        return found
+            state[f"{path}.d"], state[f"{path}.b"] = layer.d[name].detach(), layer.b[name].detach()
+        for path, tensors in self.trained_by(name).items():
+            state |= {f"{path}.{key}": x.detach() for key, x in tensors.items()}
+        return state
 
     def load_state_dict(self, state: dict[str, torch.Tensor], name: str | None = None) -> None:
         """Copies an adapter's vectors from :meth:`state_dict`'s result.
@@ -184,8 +239,9 @@ class Adapters:
         """
         mine = self.state_dict(name)
         shapes = {key: tuple(x.shape) for key, x in mine.items()}
-        given = {key: tuple(x.shape) for key, x in state.items()}
-        if differ := sorted(key for key in shapes.keys() | given.keys() if shapes.get(key) != given.get(key)):
+        loaded = {key: tuple(x.shape) for key, x in state.items()}
+        keys = shapes.keys() | loaded.keys()
+        if differ := sorted(key for key in keys if shapes.get(key) != loaded.get(key)):
             raise ValueError(
                 f"[vera] state must fit the adapter, got other names or shapes: {', '.join(differ)}"
             )
@@ -227,28 +283,34 @@ def attach(
     d_init: float = 0.1,
     dropout: float = 0.0,
     name: str = "default",
+    train: Sequence[str] = (),
 ) -> Adapters:
     """Gives linear layers of a module a VeRA adapter, and freezes all else (arXiv 2310.11454).
 
     Layers become :class:`VeraLinear`; what trains is d (rank) and b (out) of each. With a second name a
-    second adapter joins the first. The learning rate is about ten times LoRA's.
+    second adapter joins the first. The learning rate is about ten times LoRA's. A classifier of transformers
+    whose head is not in ``train`` is warned of: a fresh head would stay as it was drawn.
 
     Args:
         module: it is changed in place.
         targets: names of layers: the last parts of their paths ("q_proj", "attn.query"), shell patterns of
-            whole paths, or "all-linear".
+            whole paths, or "all-linear": all but output layers over the vocabulary, fresh heads of
+            classifiers and what ``train`` names.
         rank: of the matrices, at least 1; 1024 and 256 in the paper.
         seed: of the matrices; the same seed gives every layer and module the same ones.
         d_init: what d starts from; b starts from 0.
         dropout: of the adapter's input, in training.
         name: the adapter's; no dots.
+        train: names of parts, as for ``targets``, that the adapter trains in full: heads. Each adapter has
+            its own; they are switched, saved, loaded and merged with it.
 
     Returns:
         The module's adapters, this one in use.
 
     Raises:
         TypeError: a layer is quantised, or not a plain linear layer.
-        ValueError: a rank below 1, a target that no layer matches (near names are shown), a name taken.
+        ValueError: a rank below 1, a target that no layer matches (near names are shown), a name taken, an
+            adapted layer in a part that is trained in full.
         RuntimeError: an adapter is merged.
     """
     if isinstance(rank, bool) or not isinstance(rank, int):
@@ -258,20 +320,38 @@ def attach(
     if not 0 <= dropout < 1:
         raise ValueError(f"[vera.attach] dropout must lie in [0, 1), got {dropout}")
     check.number("vera.attach", "d_init", d_init)
-    paths = matching(module, [targets] if isinstance(targets, str) else list(targets))
+    whole = modules_named(module, check.sequence("vera.attach", "train", train))
+    paths = matching(module, [targets] if isinstance(targets, str) else list(targets), whole)
     setting = Setting(Seeded(seed), rank, float(dropout))
-    return attach_to(module, paths, setting, name, d_init=float(d_init))
+    adapters = attach_to(module, paths, setting, name, d_init=float(d_init), train=whole)
+    if left := [path for path in fresh_heads(module) if not is_within(path, whole) and path not in paths]:
+        warnings.warn(
+            f"[vera.attach] {', '.join(left)} stays as it is: train={left} trains it and keeps it in files",
+            stacklevel=2,
+        )
+    return adapters
 
 
 def attach_to(
-    module: nn.Module, paths: Sequence[str], setting: Setting, name: str, *, d_init: float = 0.1
+    module: nn.Module,
+    paths: Sequence[str],
+    setting: Setting,
+    name: str,
+    *,
+    d_init: float = 0.1,
+    train: Sequence[str] = (),
 ) -> Adapters:
     """An adapter on the layers of these paths; nothing is changed unless all of them take it."""
     if not name or "." in name:
         raise ValueError(f"[vera.attach] name must be one word without dots, got {name!r}")
     check_unmerged(Adapters(module).layers)
-    found = {path: module.get_submodule(path) for path in paths}
-    for path, part in found.items():
+    known = parts_of(module)
+    parts = {path: known[path] for path in paths}
+    if inside := [path for path in paths if is_within(path, train)]:
+        raise ValueError(
+            f"[vera.attach] train must name parts without adapted layers, got {inside[0]!r} in one"
+        )
+    for path, part in parts.items():
         if isinstance(part, VeraLinear):
             if name in part.settings:
                 raise ValueError(f"[vera.attach] name must be new, got {name!r}, which {path!r} has")
@@ -280,13 +360,17 @@ def attach_to(
     fresh = not any(isinstance(part, VeraLinear) for part in module.modules())
     if fresh:
         module.requires_grad_(False)
-    for path, part in found.items():
-        if not isinstance(part, VeraLinear):
-            layer = VeraLinear(part)
-            layer.train(part.training)
-            _replace(module, path, layer)
-            part = layer
-        part.add(name, setting, d_init)
+    layers = {}
+    for path, part in parts.items():
+        layers[path] = part if isinstance(part, VeraLinear) else VeraLinear(part)
+        layers[path].train(part.training)
+        layers[path].add(name, setting, d_init)
+    replace(module, {parts[path]: layer for path, layer in layers.items() if layer is not parts[path]})
+    held = sharers(module)
+    for path in train:
+        ids = {id(p) for p in known[path].parameters()}
+        tied = [other for i in ids for other in held[i] if not is_within(other, [path])]
+        trained.begin(known[path], name, tied)
     adapters = Adapters(module)
     adapters.use(name)
     return adapters
@@ -299,38 +383,6 @@ def check_unmerged(layers: dict[str, VeraLinear]) -> None:
             raise RuntimeError(
                 f"[vera] no adapter may be merged yet: unmerge it first, got {layer.merged!r} in {path!r}"
             )
-
-
-def matching(module: nn.Module, targets: Sequence[str]) -> list[str]:
-    """The paths of the layers that targets name."""
-    linear = {path: part for path, part in module.named_modules() if path and _is_layer(path, part, module)}
-    found: list[str] = []
-    for target in targets:
-        hits = [path for path in linear if target == ALL or _matches(path, target)]
-        if not hits:
-            ends = sorted({path.rsplit(".", 1)[-1] for path in linear})
-            near = difflib.get_close_matches(target, ends, 5, 0.4) or ends[:8]
-            raise ValueError(
-                f"[vera.attach] targets must match a linear layer, got {target!r}; near: {', '.join(near)}"
-            )
-        found += hits
-    return [path for path in linear if path in set(found)]
-
-
-def _is_layer(path: str, part: nn.Module, module: nn.Module) -> bool:
-    """A layer that could be meant: linear, quantised ones too, or adapted already; not the base of one."""
-    if path.endswith(".base") and isinstance(module.get_submodule(path.removesuffix(".base")), VeraLinear):
-        return False
-    return isinstance(part, (nn.Linear, VeraLinear)) or is_conv1d(part) or hasattr(part, "in_features")
-
-
-def _matches(path: str, target: str) -> bool:
-    return path == target or path.endswith(f".{target}") or fnmatch.fnmatchcase(path, target)
-
-
-def _replace(module: nn.Module, path: str, new: nn.Module) -> None:
-    parent, _, last = path.rpartition(".")
-    setattr(module.get_submodule(parent), last, new)
 
 
 def _source(projections: Projections) -> str:

@@ -2,7 +2,9 @@
 
 One fp32 tensor ``vectors`` holds d and b of the first layer, d and b of the second, and so on. The metadata
 name the layers, those that differ in a number alone together: ``["h.*.attn.q_proj", "0-31", 4096, 4096]`` is
-a pattern, the numbers that stand for its star, and the layers' inputs and outputs.
+a pattern, the numbers that stand for its star, and the layers' inputs and outputs. Where the adapter trains
+parts in full, their tensors stand beside as ``trained.<part>.<tensor>``, in their own dtypes, and ``trained``
+in the metadata lists the parts.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,20 @@ from torch import nn
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.staging import check_output, staged
 from pydelta.checkpoint.tensor_names import group_of, layer_of
+from pydelta.checkpoint.tensors import NAMES
 from pydelta.checkpoint.writer import writing
+from pydelta.core.module_names import plain_name
 from pydelta.vera.adapters import Adapters, attach_to
 from pydelta.vera.layer import Setting, VeraLinear, is_conv1d
 from pydelta.vera.projections import Projections, Seeded
+from pydelta.vera.targets import parts_of
+from pydelta.vera.trained import shapes_of
 
 FORMAT, VERSION = "pydelta.vera", "1"
-_TENSOR = "vectors"
+WITH_PARTS = "2"
+"""The version of a file that holds parts trained in full beside the vectors."""
+
+_TENSOR, _TRAINED = "vectors", "trained"
 _STAR = "*"
 
 
@@ -47,6 +57,9 @@ class Stored:
         rank: of the matrices.
         sizes: layer -> its sizes, where they are known.
         vectors: layer -> d (rank) and b (outputs).
+        trained: part that is trained in full -> its tensors.
+        bases: layer -> the base's weight that came in the file. PEFT keeps those of embeddings and output
+            layers; the base must have the same.
     """
 
     path: Path
@@ -54,12 +67,20 @@ class Stored:
     rank: int
     sizes: dict[str, Sizes]
     vectors: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    trained: dict[str, dict[str, torch.Tensor]] = dataclasses.field(default_factory=dict)
+    bases: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+
+    def problem_of_base(self, layer: str, weight: torch.Tensor) -> str:
+        """Why a layer's weight is not the one that came in the file; "" if it is."""
+        wanted = self.bases.get(layer)
+        same = wanted is None or torch.equal(wanted.to(weight.device, weight.dtype), weight)
+        return "" if same else "has another weight than the base's that is in the adapter's file"
 
 
 def save(
     path: str | os.PathLike[str], adapters: Adapters, name: str | None = None, *, force: bool = False
 ) -> None:
-    """An adapter as one file: its vectors, its seed, and at most a kilobyte beside.
+    """An adapter as one file: its vectors, its seed, at most a kilobyte beside, and what it trains in full.
 
     Args:
         path: a new file.
@@ -81,12 +102,25 @@ def save(
         "rank": str(adapters.rank(name)),
         "layers": json.dumps(groups, separators=(",", ":")),
     }
-    vectors = torch.cat([v for layer in ungrouped(groups) for v in _vectors(layers[layer], name)])
+    tensors = {_TENSOR: torch.cat([v for layer in ungrouped(groups) for v in _vectors(layers[layer], name)])}
+    if parts := adapters.trained_by(name):
+        metadata |= {FORMAT: WITH_PARTS, _TRAINED: json.dumps(list(parts), separators=(",", ":"))}
+        tensors |= flat(f"{_TRAINED}.", parts)
     out = check_output(path, force=force)
     with staged(out, force=force) as new:
-        tensors = {new.name: [TensorInfo(_TENSOR, "F32", tuple(vectors.shape))]}
-        with writing(new.parent, tensors, {new.name: metadata}) as writer:
-            writer.write(_TENSOR, vectors)
+        infos = [TensorInfo(key, NAMES[x.dtype], tuple(x.shape)) for key, x in tensors.items()]
+        with writing(new.parent, {new.name: infos}, {new.name: metadata}) as writer:
+            for key, x in tensors.items():
+                writer.write(key, x)
+
+
+def flat(prefix: str, parts: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The tensors of parts by their full names, as a file takes them."""
+    return {
+        f"{prefix}{path}.{key}": x.detach().cpu().contiguous()
+        for path, own in parts.items()
+        for key, x in own.items()
+    }
 
 
 def _vectors(layer: VeraLinear, name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,16 +156,16 @@ def _ranges(numbers: list[int]) -> str:
 
 def ungrouped(groups: list[list[Any]]) -> dict[str, Sizes]:
     """The layers that rows stand for, in the order of the file."""
-    found = {}
+    sizes = {}
     for pattern, numbers, inputs, outputs in groups:
         size = Sizes(inputs, outputs)
         if not numbers:
-            found[pattern] = size
+            sizes[pattern] = size
         for run in numbers.split(",") if numbers else ():
             first, _, last = run.partition("-")
             for number in range(int(first), int(last or first) + 1):
-                found[pattern.replace(_STAR, str(number), 1)] = size
-    return found
+                sizes[pattern.replace(_STAR, str(number), 1)] = size
+    return sizes
 
 
 def read(path: str | os.PathLike[str]) -> Stored:
@@ -144,9 +178,9 @@ def read(path: str | os.PathLike[str]) -> Stored:
     file = Path(path)
     checkpoint = Checkpoint(file)
     metadata = checkpoint.shards[file.name].metadata if file.name in checkpoint.shards else {}
-    if metadata.get(FORMAT) != VERSION:
+    if metadata.get(FORMAT) not in (VERSION, WITH_PARTS):
         known = f"version {metadata[FORMAT]!r}" if FORMAT in metadata else "no such mark"
-        raise ValueError(f"{file}: not a VeRA adapter of version {VERSION}: {known}")
+        raise ValueError(f"{file}: not a VeRA adapter of version {VERSION} or {WITH_PARTS}: {known}")
     try:
         seed, rank = int(metadata["seed"]), int(metadata["rank"])
         sizes = ungrouped(_checked(json.loads(metadata["layers"])))
@@ -155,19 +189,57 @@ def read(path: str | os.PathLike[str]) -> Stored:
     except (KeyError, ValueError, TypeError, RecursionError):
         raise ValueError(f"{file}: the metadata seed, rank and layers are not sound") from None
     wanted = sum(rank + size.outputs for size in sizes.values())
-    if checkpoint.names != (_TENSOR,) or checkpoint.dtype(_TENSOR) != "F32":
-        raise ValueError(f"{file}: must hold the float32 tensor {_TENSOR!r} alone")
+    trained = _trained(checkpoint, file, metadata)
+    beside = {f"{_TRAINED}.{path}.{key}" for path, keys in trained.items() for key in keys}
+    if set(checkpoint.names) != {_TENSOR, *beside} or checkpoint.dtype(_TENSOR) != "F32":
+        raise ValueError(f"{file}: must hold the float32 tensor {_TENSOR!r} alone, and parts that it names")
     if checkpoint.shape(_TENSOR) != (wanted,):
         raise ValueError(
             f"{file}: tensor {_TENSOR!r} must have shape {(wanted,)} for its layers, "
             f"got {checkpoint.shape(_TENSOR)}"
         )
     values = checkpoint.tensor(_TENSOR)
-    if not values.isfinite().all():
-        raise ValueError(f"{file}: tensor {_TENSOR!r} holds NaN or Inf")
-    parts = iter(values.split([length for size in sizes.values() for length in (rank, size.outputs)]))
-    vectors = {layer: (next(parts).clone(), next(parts).clone()) for layer in sizes}
-    return Stored(file, Seeded(seed), rank, sizes, vectors)
+    check_finite(file, {_TENSOR: values})
+    pieces = iter(values.split([length for size in sizes.values() for length in (rank, size.outputs)]))
+    vectors = {layer: (next(pieces).clone(), next(pieces).clone()) for layer in sizes}
+    parts = {
+        path: {key: checkpoint.tensor(f"{_TRAINED}.{path}.{key}").clone() for key in keys}
+        for path, keys in trained.items()
+    }
+    check_finite(file, flat(f"{_TRAINED}.", parts))
+    return Stored(file, Seeded(seed), rank, sizes, vectors, parts)
+
+
+def _trained(checkpoint: Checkpoint, file: Path, metadata: dict[str, str]) -> dict[str, list[str]]:
+    """The parts that a file holds in full, and the names of their tensors."""
+    if metadata[FORMAT] != WITH_PARTS:
+        return {}
+    try:
+        paths = json.loads(metadata[_TRAINED])
+        if (
+            not isinstance(paths, list)
+            or not paths
+            or not all(isinstance(path, str) and path for path in paths)
+        ):
+            raise ValueError
+    except (KeyError, ValueError, RecursionError):
+        raise ValueError(f"{file}: the metadata trained is not sound") from None
+    return {
+        path: [name.removeprefix(start) for name in checkpoint.names if name.startswith(start)]
+        for path in paths
+        if (start := f"{_TRAINED}.{path}.")
+    }
+
+
+def check_finite(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """That an adapter's tensors are numbers.
+
+    Raises:
+        ValueError: one holds NaN or Inf.
+    """
+    for name, x in tensors.items():
+        if x.is_floating_point() and not x.isfinite().all():
+            raise ValueError(f"{file}: tensor {name!r} holds NaN or Inf")
 
 
 def _checked(groups: Any) -> list[list[Any]]:
@@ -192,17 +264,20 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     assert isinstance(stored.projections, Seeded)
     size = stored.path.stat().st_size
     numbers = sum(d.numel() + b.numel() for d, b in stored.vectors.values())
+    whole = {path: sum(x.numel() for x in own.values()) for path, own in stored.trained.items()}
+    beside = size - 4 * numbers - sum(x.nbytes for own in stored.trained.values() for x in own.values())
     return {
         "kind": "vera",
         "path": str(stored.path),
         "bytes": size,
-        "bytes_beside_vectors": size - 4 * numbers,
+        "bytes_beside_vectors": beside,
         "seed": stored.projections.seed,
         "rank": stored.rank,
         "parameters": numbers,
         "layers": [
             {"name": layer, "in": part.inputs, "out": part.outputs} for layer, part in stored.sizes.items()
         ],
+        "trained": [{"name": path, "parameters": count} for path, count in whole.items()],
     }
 
 
@@ -210,7 +285,7 @@ def load(path: str | os.PathLike[str], module: nn.Module, name: str = "default")
     """Attaches the adapter of a file to a module, and uses it.
 
     Args:
-        path: made by :meth:`Adapters.save`.
+        path: made by :func:`save`.
         module: as at :func:`attach`; its layers are found by name.
         name: the adapter's.
 
@@ -225,22 +300,48 @@ def load(path: str | os.PathLike[str], module: nn.Module, name: str = "default")
 
 def attach_stored(stored: Stored, module: nn.Module, name: str, dropout: float = 0.0) -> Adapters:
     """An adapter from a file of any kind onto a module, if all of its layers are there."""
-    parts = dict(module.named_modules())
+    parts = parts_of(module)
+    names = {
+        layer: layer if layer in parts else plain_name(layer) for layer in (*stored.vectors, *stored.trained)
+    }
     problems = [
         f"{layer!r} {problem}"
         for layer, (_, b) in stored.vectors.items()
-        if (problem := _problem(parts.get(layer), stored.sizes.get(layer), len(b)))
+        if (problem := _problem(parts.get(names[layer]), stored.sizes.get(layer), len(b)))
+        or (problem := stored.problem_of_base(layer, parts[names[layer]].weight))  # type: ignore[arg-type]
     ]
+    for path, own in stored.trained.items():
+        problems += [f"{path!r} {problem}" for problem in _problems_of_part(parts.get(names[path]), own)]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"{stored.path}: does not fit this module: {'; '.join(problems[:3])}{more}")
     setting = Setting(stored.projections, stored.rank, dropout)
-    adapters = attach_to(module, list(stored.vectors), setting, name)
+    train = [names[path] for path in stored.trained]
+    adapters = attach_to(module, [names[layer] for layer in stored.vectors], setting, name, train=train)
+    attached = {id(layer): layer for layer in adapters.layers.values()}
+    after = parts_of(module)
     with torch.no_grad():
         for layer, (d, b) in stored.vectors.items():
-            adapters.layers[layer].d[name].copy_(d)
-            adapters.layers[layer].b[name].copy_(b)
+            part = attached[id(after[names[layer]])]
+            part.d[name].copy_(d)
+            part.b[name].copy_(b)
+        for path, tensors in adapters.trained_by(name).items():
+            own = next(own for theirs, own in stored.trained.items() if names[theirs] == path)
+            for key, x in tensors.items():
+                x.copy_(own[key])
     return adapters
+
+
+def _problems_of_part(part: nn.Module | None, own: dict[str, torch.Tensor]) -> Iterator[str]:
+    """Why a part of the module does not take what was trained in full."""
+    if part is None:
+        yield "is not there"
+        return
+    shapes = shapes_of(part)
+    for key in sorted(shapes.keys() | own.keys()):
+        shape = tuple(own[key].shape) if key in own else None
+        if shape != shapes.get(key):
+            yield f"has {key} of shape {shapes.get(key, 'none')}, not {shape or 'none'}"
 
 
 def _problem(part: nn.Module | None, size: Sizes | None, outputs: int) -> str:
@@ -250,8 +351,8 @@ def _problem(part: nn.Module | None, size: Sizes | None, outputs: int) -> str:
     weight = getattr(part, "weight", None)
     if not isinstance(weight, torch.Tensor) or weight.dim() != 2:
         return f"is a {type(part).__name__}"
-    found = Sizes(*weight.shape[::-1]) if not is_conv1d(part) else Sizes(*weight.shape)
-    wanted = size or Sizes(found.inputs, outputs)
-    if found != wanted:
-        return f"is {found.inputs} -> {found.outputs}, not {wanted.inputs} -> {wanted.outputs}"
+    actual = Sizes(*weight.shape[::-1]) if not is_conv1d(part) else Sizes(*weight.shape)
+    wanted = size or Sizes(actual.inputs, outputs)
+    if actual != wanted:
+        return f"is {actual.inputs} -> {actual.outputs}, not {wanted.inputs} -> {wanted.outputs}"
     return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -61,6 +62,7 @@ class VeraLinear(nn.Module):
         self.mixture: Mixture | None = None
         self.merged: str | None = None
         self.matrices: str | None = None
+        self.untied: list[Any] = []  # configs that a merge has told of a weight of its own
         self._base_weight: nn.Parameter | None = None
 
     @property
@@ -145,11 +147,13 @@ class VeraLinear(nn.Module):
         ]
         return torch.stack(d), torch.stack(b)
 
-    def merge(self, name: str, *, keep_base: bool = True) -> None:
+    def merge(self, name: str, *, keep_base: bool = True, in_place: bool = True) -> None:
         """Puts an adapter into the base's weight.
 
         Args:
-            keep_base: keep the base's weight beside the merged one, for :meth:`unmerge`; else merge in place.
+            keep_base: keep the base's weight beside the merged one, for :meth:`unmerge`.
+            in_place: without ``keep_base`` the merged weight takes the base's memory. Not where another part
+                of a module holds that weight too.
 
         Raises:
             RuntimeError: an adapter is merged already.
@@ -160,13 +164,15 @@ class VeraLinear(nn.Module):
         assert isinstance(stored, nn.Parameter)
         d, b = self.d[name].detach(), self.b[name].detach()
         with torch.no_grad():
-            source, result = stored.detach(), torch.empty_like(stored) if keep_base else stored.detach()
+            fresh = keep_base or not in_place
+            source, result = stored.detach(), torch.empty_like(stored) if fresh else stored.detach()
             if self.transposed:
                 setting.projections.merged(source.mT, d, b, result.mT)
             else:
                 setting.projections.merged(source, d, b, result)
         if keep_base:
             self._base_weight = stored
+        if fresh:
             self.base.weight = nn.Parameter(result, requires_grad=stored.requires_grad)
         self.merged = name
 

@@ -9,7 +9,6 @@ import torch
 from pydelta.core import check
 from pydelta.core.random import Key, key
 from pydelta.ops.vera_merge import vera_merge
-from pydelta.products import vera
 
 DOMAIN = "vera"
 """The name that the random stream of a seed's matrices has."""
@@ -35,19 +34,21 @@ class Given:
     """A (rank, largest input) and B (largest output, rank) with their bounds, as PEFT has them.
 
     Layers take their upper left parts. Copies in another dtype or on another device are kept, so that all
-    layers share them.
+    layers share them. ``dtype``: what the entries were rounded to, where that is known.
     """
 
-    def __init__(self, a: torch.Tensor, b: torch.Tensor, seed: int | None) -> None:
-        self.seed = seed
-        self._places = {(a.dtype, a.device): (a, b)}
+    def __init__(
+        self, a: torch.Tensor, b: torch.Tensor, seed: int | None, dtype: torch.dtype | None = None
+    ) -> None:
+        self.seed, self.dtype = seed, dtype
+        self._copies = {(a.dtype, a.device): (a, b)}
         self._first = a, b
 
     def on(self, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        if (dtype, device) not in self._places:
+        if (dtype, device) not in self._copies:
             a, b = self._first
-            self._places[dtype, device] = a.to(device, dtype), b.to(device, dtype)
-        return self._places[dtype, device]
+            self._copies[dtype, device] = a.to(device, dtype), b.to(device, dtype)
+        return self._copies[dtype, device]
 
     def product(self, x: torch.Tensor, d: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """b * (B (d * (A x))); ``d`` and ``b`` are those of all rows, or of each."""
@@ -58,21 +59,22 @@ class Given:
     def merged(
         self, weight: torch.Tensor, d: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None
     ) -> torch.Tensor:
+        """As PEFT merges, so that the bits are its own: the product, then the sum, rounded once; by rows."""
         if out is None:
             out = torch.empty_like(weight)
-        parts = _Parts(*self.on(check.compute_dtype(weight.dtype), weight.device))
-        vera.merge_blocks(parts, weight.detach(), d.detach(), b.detach(), out)
+        compute = check.compute_dtype(weight.dtype)
+        first, second = self.on(compute, weight.device)
+        (m, n), rank = weight.shape, len(d)
+        inner = d.detach().to(compute)[:, None] * first[:rank, :n]
+        step = max(1, _BLOCK // max(n, 1))
+        for top in range(0, m, step):
+            rows = slice(top, min(top + step, m))
+            delta = (b.detach()[rows, None].to(compute) * second[rows, :rank]) @ inner
+            out[rows].copy_(delta.add_(weight.detach()[rows]))
         return out
 
 
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-    a: torch.Tensor
-    b: torch.Tensor
-
-    def part(self, which: str, shape: tuple[int, int], start: tuple[int, int]) -> torch.Tensor:
-        matrix = self.a if which == "A" else self.b
-        return matrix[start[0] : start[0] + shape[0], start[1] : start[1] + shape[1]]
+_BLOCK = 1 << 24  # elements of a delta that are there at once
 
 
 Projections = Seeded | Given

@@ -106,14 +106,12 @@ INDEXES = {
         {"weight_map": {"x": "a.safetensors", "y": "a.safetensors", "v": "b.safetensors"}},
         "index and shards disagree: 'y' is not in a.safetensors",
     ),
-    "not in the index": (
-        {"weight_map": {"v": "b.safetensors", "w": "a.safetensors"}},
-        "'x' is in a.safetensors alone",
-    ),
     "another shard": (
-        {"weight_map": {"v": "b.safetensors", "x": "b.safetensors", "w": "a.safetensors"}},
-        "'x' is in a.safetensors, not in b.safetensors",
+        {"weight_map": {"v": "b.safetensors", "x": "b.safetensors"}},
+        "index and shards disagree: 'x' is not in b.safetensors",
     ),
+    "empty name": ({"weight_map": {"x": ".safetensors/"}}, "must be in a .safetensors file of this folder"),
+    "absolute": ({"weight_map": {"x": "/a.safetensors"}}, "must be in a .safetensors file of this folder"),
 }
 
 
@@ -128,12 +126,11 @@ def test_index(tmp_path, case):
         Checkpoint(tmp_path)
 
 
-def test_a_name_in_two_shards(tmp_path):
-    for name in ("a.safetensors", "b.safetensors"):
-        (tmp_path / name).write_bytes(GOOD)
-    weight_map = {"x": "a.safetensors", "y": "b.safetensors"}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(ValueError, match=r"b\.safetensors: tensor 'x' is also in a\.safetensors"):
+def test_a_name_in_two_shards_without_an_index(tmp_path):
+    for i in (1, 2):
+        (tmp_path / f"model-0000{i}-of-00002.safetensors").write_bytes(GOOD)
+    message = r"model-00002-of-00002\.safetensors: tensor 'x' is also in model-00001-of-00002\.safetensors"
+    with pytest.raises(ValueError, match=message):
         Checkpoint(tmp_path)
 
 

@@ -265,3 +265,65 @@ def test_a_reader_that_goes_away_hears_nothing(folder):
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() == 141
+
+
+def test_a_path_may_have_an_equals_sign(folder, capsys):
+    run = folder / "runs" / "lr=1e-5"
+    run.mkdir(parents=True)
+    for name in ("m0", "m1"):
+        (run / f"{name}.safetensors").write_bytes((folder / f"{name}.safetensors").read_bytes())
+    given = ["runs/lr=1e-5/m0.safetensors", "b=runs/lr=1e-5/m1.safetensors"]
+    flags = [flag for path in given for flag in ("--model", path)]
+    assert main(["compress", "--base", "base", *flags, "-o", "new", "--quiet"]) == 0
+    assert list(Superposition.open("new").models) == ["b", "m0.safetensors"]
+    capsys.readouterr()
+    assert main(["similarity", "base", *given, "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"] == ["m0.safetensors", "b"]
+    assert main(["add", "new", "--model", "runs/lr=1e-6/m1"]) == 1
+    assert "runs/lr=1e-6/m1: no such file or folder" in capsys.readouterr().err
+
+
+def test_models_of_one_name_are_refused_with_both_paths(folder, capsys):
+    (folder / "x").mkdir()
+    (folder / "x/m0.safetensors").write_bytes((folder / "m1.safetensors").read_bytes())
+    for args in (["compress", "--base", "base", "-o", "new", "--model"], ["similarity", "base"]):
+        more = ["--model"] if args[0] == "compress" else []
+        with pytest.raises(SystemExit):
+            main([*args, "m0.safetensors", *more, "x/m0.safetensors"])
+        assert "two models are named 'm0.safetensors': m0.safetensors and x/m0" in capsys.readouterr().err
+
+
+def test_input_axes_from_the_command_line(folder, capsys):
+    axes = ["--input-dims", "layers.*=0"]
+    assert main(["compress", "--base", "base", *MODELS, "-o", "new", "--quiet", *axes]) == 0
+    assert Superposition.open("new").manifest.rules["layers.1.linear.weight"].dim == 0
+    prune = ["prune", "base", "m0.safetensors", "--method", "magnitude", "--keep", "0.5", "--group", "row"]
+    assert main([*prune, "-o", "rows", "--quiet"]) == 0
+    assert main([*prune, "-o", "columns", "--quiet", *axes]) == 0
+    base, model = load_checkpoint("base"), load_checkpoint("columns")
+    kept = model["layers.1.linear.weight"] != base["layers.1.linear.weight"]
+    assert kept.sum(0).tolist() == [12] * 40
+    assert main([*prune, "-o", "x", "--input-dims", "embed.weight=2"]) == 1
+    message = "input_dims must lie in [-2, 1] for embed.weight of shape [30, 40], got 2"
+    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*prune, "-o", "x", "--input-dims", "embed.weight"])
+    assert "must be PATTERN=AXIS with a whole number, got embed.weight" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "axis"),
+    [
+        ({"model_type": "gpt_oss"}, 1),
+        ({"model_type": "llama4", "text_config": {"model_type": "llama4_text"}}, 1),
+        ({"model_type": "mixed", "text_config": {"model_type": "llama4_text"}}, 1),
+        ({"model_type": "qwen3_vl_moe"}, 2),
+    ],
+)
+def test_fused_experts_are_known_by_the_models_type(tmp_path, config, axis):
+    name = "model.layers.0.mlp.experts.down_proj"
+    for folder in ("base", "a"):
+        pydelta.save_checkpoint({name: torch.randn(2, 64, 128)}, tmp_path / folder)
+        (tmp_path / folder / "config.json").write_text(json.dumps(config))
+    Superposition.create(tmp_path / "base", {"a": tmp_path / "a"}, tmp_path / "s")
+    assert Superposition.open(tmp_path / "s").manifest.rules[name].dim == axis

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from conftest import ISAS
-from tensors import FLOATS, OPS, TRANSFORMS, assert_same_bits, call, expected, operands, raises
+from tensors import FLOATS, ISAS, OPS, TRANSFORMS, assert_same_bits, call, expected, operands, raises
 
 # Widths around one register of each instruction set, the tails of words of signs, and blocks of all sizes.
 WIDTHS = [1, 3, 8, 12, 16, 31, 33, 40, 64, 96, 130, 257, 768, 2048, 4100, 8192]

@@ -180,5 +180,7 @@ def test_bad_files(tmp_path, monkeypatch, capsys):
         main(args)
     assert "--calibration must be given for --method wanda" in capsys.readouterr().err
     assert main(["prune", "base", "zz", "-o", "out", "--keep", "0.3", "--method", "random"]) == 1
-    assert capsys.readouterr().err == "pydelta prune: zz: no such file or folder\n"
+    assert (
+        capsys.readouterr().err == "pydelta prune: zz: no such file or folder (models are not downloaded)\n"
+    )
     assert not (tmp_path / "out").exists()

@@ -147,7 +147,7 @@ REFUSED = {
     ),
     "path": (
         change("m1.safetensors", "org/model"),
-        "org/model: no such file or folder (models are not downloaded)",
+        "org/model: no such file or folder, nor a model in",
     ),
     "adapter": (change("m1.safetensors", "m1+lora"), "adapters (path+adapter) are not supported"),
     "names": (change("other", "m0.safetensors"), "two models are named 'm0.safetensors'"),

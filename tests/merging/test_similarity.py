@@ -96,17 +96,27 @@ def test_a_delta_of_zeros_has_no_direction(folder, capsys):
     assert json.loads(capsys.readouterr().out)["overall"][0] == [None, None]
 
 
+@pytest.mark.filterwarnings("default")
 def test_bad_input(folder, capsys):
-    _, models = family(folder, 2)
+    base, models = family(folder, 2)
     models["m0"]["embed.weight"] = torch.zeros(2, 2)
     del models["m0"]["scale"]
     save_checkpoint(models["m0"], "m0.safetensors", force=True)
+    models["m0"] |= {"head": torch.ones(3), "layers.0.linear.weight": torch.zeros(20, 40)}
+    save_checkpoint(models["m0"], "m0.safetensors", force=True)
     models["m1"]["conv.weight"][0] = torch.nan
     save_checkpoint(models["m1"], "m1.safetensors", force=True)
-    assert main(["similarity", "base", "m0.safetensors"]) == 1
-    message = capsys.readouterr().err
-    assert "lacks scale" in message
-    assert "embed.weight has shape [2, 2], not [30, 40]" in message
+    assert main(["similarity", "base", "m0.safetensors", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == (
+        "pydelta similarity: left out of the comparison: embed.weight (m0.safetensors has [2, 2]), "
+        "scale (m0.safetensors lacks it), head (m0.safetensors alone has it)\n"
+    )
+    name = "layers.{}.linear.weight"
+    deltas = [models["m0"][name.format(i)] - base[name.format(i)][: 20 if i == 0 else 24] for i in range(3)]
+    norms = [delta.norm() ** 2 for delta in deltas]
+    norm = json.loads(printed.out)["norms"]["layers.*.linear.weight"][0]
+    assert norm == pytest.approx(float(sum(norms)) ** 0.5, rel=1e-5)
     assert main(["similarity", "base", "m1.safetensors"]) == 1
     assert "m1.safetensors: tensor 'conv.weight' holds NaN or Inf" in capsys.readouterr().err
     with pytest.raises(SystemExit):

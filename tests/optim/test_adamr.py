@@ -65,7 +65,7 @@ def test_a_pull_that_comes_and_goes(vbar):
         for p, g in zip(params, grads, strict=True):
             p.grad = g.clone()
         optimizer.step()
-        assert all(("square_sum" in optimizer.state[p]) == (decay > 0) for p in params)
+        assert all((optimizer.state[p]["counted"] > 0) == (decay > 0) for p in params)
         previous = vbar == "previous" and before == decay
         wide, before = [g.double() for g in grads], decay
         plain_adamr(truth, wide, base, state, t, 1e-2, 0.9, 0.99, 1e-8, decay, False, previous)
@@ -76,7 +76,7 @@ def test_a_pull_that_comes_and_goes(vbar):
 def test_without_decay_this_is_torchs_adam():
     model = network()
     other = copy.deepcopy(model)
-    ours = AdamR(model.named_parameters(), model.state_dict(), lr=1e-2, weight_decay=0)
+    ours = AdamR(model.named_parameters(), copy.deepcopy(model.state_dict()), lr=1e-2, weight_decay=0)
     theirs = torch.optim.Adam(other.parameters(), lr=1e-2)
     for _ in range(50):
         for m, optimizer in ((model, ours), (other, theirs)):

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 PROGRAM = """
-import sys, torch, torch.distributed as dist
+import sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
@@ -34,14 +35,16 @@ if kind == "fsdp":
 else:
     base = shifted
 net = DistributedDataParallel(model) if kind == "ddp" else model
-adamr = AdamR(model.parameters(), base, lr=0.05, weight_decay=0.5)
-sam = SAM(adamr, rho=0.5, adaptive=True, eta=0.1, max_norm=0.3)
+def make():
+    adamr = AdamR(model.parameters(), base, lr=0.05, weight_decay=0.5)
+    return SAM(adamr, rho=0.5, adaptive=True, eta=0.1, max_norm=0.3)
+sam = make()
 rows = slice(rank * 12 // world, (rank + 1) * 12 // world)
+def closure():
+    loss = cross_entropy(net(x[rows]), y[rows])
+    loss.backward()
+    return loss
 for _ in range(4):
-    def closure():
-        loss = cross_entropy(net(x[rows]), y[rows])
-        loss.backward()
-        return loss
     sam.step(closure)
 def full():
     return [(p.full_tensor() if kind == "fsdp" else p).detach().clone() for p in model.parameters()]
@@ -51,6 +54,24 @@ noisy.perturb()
 states.append(full())
 noisy.step()
 states.append(full())
+def resumed():
+    weights = {name: x.clone() for name, x in model.state_dict().items()}
+    dcp.save({"optim": get_optimizer_state_dict(model, sam)}, checkpoint_id=out + ".dcp")
+    for _ in range(2):
+        sam.step(closure)
+    expected = full()
+    fresh = make()
+    fresh.zero_grad()  # as in a fresh process: torch makes no state beside gradients
+    state = {"optim": get_optimizer_state_dict(model, fresh)}
+    dcp.load(state, checkpoint_id=out + ".dcp")
+    model.load_state_dict(weights)
+    set_optimizer_state_dict(model, fresh, state["optim"])
+    for _ in range(2):
+        fresh.step(closure)
+    for a, b in zip(full(), expected, strict=True):
+        assert torch.equal(a, b), (a - b).abs().max()
+if world > 1:
+    resumed()
 if rank == 0:
     torch.save([*states, shifted], out)
 dist.barrier()

@@ -73,6 +73,15 @@ def test_imports_go_one_way(room, file):
         assert RANK[other] < RANK[room], f"{file} imports pydelta.{other}, which is not below pydelta.{room}"
 
 
+def test_rooms_are_few_and_small():
+    """A folder with more modules than fit in one look has parts; rooms of ops have a module an op."""
+    assert len({room for room, _ in sources()}) <= 26
+    of_ops = {PACKAGE / "ops", PACKAGE / "reference", TRITON}
+    for folder in {file.parent for _, file in sources()} - of_ops - {PACKAGE}:
+        modules = [file for file in folder.glob("*.py") if file.name != "__init__.py"]
+        assert len(modules) <= 16, f"{folder} has {len(modules)} modules"
+
+
 def test_only_native_and_the_dispatcher_know_the_extensions():
     users = {room for room, file in sources() if EXTENSIONS & set(imported(file))}
     assert users <= {"native", "_dispatch", "cli"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from paths import ROOT
-from serving import IDS, Toy, assert_rows_are_models, family, outputs
+from serving import IDS, Toy, assert_rows_are_models, family
 from tensors import assert_same_bits, raises
 from tolerance import UNIT
 
@@ -17,6 +17,17 @@ MIXED = ["b", "a", "c", "a", "b", "b"]
 TOLERANCE = {torch.float32: 2.0**7 * UNIT[torch.float32], torch.bfloat16: 2.0**4 * UNIT[torch.bfloat16]}
 """Of the largest output: a served model rounds activations where a retrieved one rounds weights, in a handful
 of layers; half a bit's worth of operations in 16 bits."""
+
+
+class Around(torch.nn.Module):
+    """Puts time first where its layer wants that."""
+
+    def __init__(self, layer, batch_first):
+        super().__init__()
+        self.layer, self.batch_first = layer, batch_first
+
+    def forward(self, x):
+        return self.layer(x) if self.batch_first else self.layer(x.transpose(0, 1)).transpose(0, 1)
 
 
 def made(folder, dtype=torch.float32, **options):
@@ -157,23 +168,26 @@ def test_what_is_refused(tmp_path):
         rule = f"[models] names must be a list of models' names, got {names!r}"
         with raises(TypeError, rule), bank.models(names):
             pass
-    message = "[models] names must have one model for each row of the batch (6), got 2"
-    with raises(ValueError, message), bank.models(["a", "b"]):
+    message = "[models] names must have one model for each row of the batch (6), got 4"
+    with raises(ValueError, message), bank.models(["a", "b", "c", "a"]):
         bank.module(IDS)
     bank.module.train()
     with raises(ValueError, "[models] the module must be in evaluation mode: call its eval(), got training"):
         bank.models(["a"]).__enter__()
 
 
-def test_layers_that_cannot_mix(tmp_path):
-    module = torch.nn.ModuleDict({"attention": torch.nn.MultiheadAttention(8, 2)}).eval()
-    store, models = family(tmp_path, module)
-    bank = store.attach(module)
-    rule = "[serve] 'attention' must be a layer that can mix models, got MultiheadAttention: use activate()"
-    with raises(ValueError, rule):
-        bank.serve()
-    bank.activate("a")
-    assert outputs(module["attention"].in_proj_weight)[0].equal(models["a"]["attention"].in_proj_weight)
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_layers_that_read_their_childrens_weights(tmp_path, batch_first):
+    """torch's transformer layers run once for each model, time first with the module around them."""
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first).eval()
+    around = Around(layer, batch_first).eval()
+    store, models = family(tmp_path, around, size=0.3)
+    bank = store.attach(copy.deepcopy(around))
+    bank.serve()
+    for length in (4, 3):
+        x = torch.randn(3, length, 8)
+        assert_rows_are_models(bank.module, models, bank, x, ["a", "b", "a"], TOLERANCE[torch.float32])
 
 
 def test_the_page_on_serving(tmp_path):

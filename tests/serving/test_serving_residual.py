@@ -10,7 +10,7 @@ from tensors import assert_same_bits
 from tolerance import UNIT
 
 from pydelta import hf, load_checkpoint
-from pydelta.superposition.reading.residual import Patch
+from pydelta.superposition.reading.residual import ResidualElements
 from pydelta.superposition.serving.residual import difference
 
 MIXED = ["b", "a", "c", "a", "b", "b"]
@@ -94,17 +94,17 @@ def test_a_sparse_product_is_the_dense_one(turn):
     retrieved = torch.randint(-4, 5, shape, generator=generator).float()
     tuned = torch.randint(-4, 5, shape, generator=generator).to(torch.bfloat16)
     places = torch.randperm(84, generator=generator)[:20].sort()[0]
-    patch = Patch(places, tuned.view(-1)[places])
+    patch = ResidualElements(places, tuned.view(-1)[places])
     dense = torch.zeros(84)
     dense[places] = tuned.view(-1)[places].float() - retrieved.view(-1)[places]
     dense = dense.view(shape).T if turn else dense.view(shape)
     x = torch.randint(-4, 5, (2, 3, dense.shape[1]), generator=generator).float()
-    assert torch.equal(difference(patch, retrieved, turn=turn).product(x), x @ dense.T)
+    assert torch.equal(difference(patch, retrieved, input_first=turn).product(x), x @ dense.T)
 
 
 def test_rows_and_strides_of_a_patch():
     x = torch.arange(30.0).view(5, 6)
-    patch = Patch(torch.tensor([0, 5, 6, 13, 14, 29]), -torch.arange(1.0, 7.0))
+    patch = ResidualElements(torch.tensor([0, 5, 6, 13, 14, 29]), -torch.arange(1.0, 7.0))
     whole = x.clone()
     patch.put(whole)
     turned = x.T.contiguous().T

@@ -62,7 +62,23 @@ def build(folder):
     return extension
 
 
+def on_stream(kernel):
+    """A kernel that takes the threads, which tensors on the CPU come with, for its stream."""
+
+    def run(*arguments, **named):
+        if "threads" in named:
+            named["stream"] = named.pop("threads")
+        kernel(*arguments, **named)
+
+    run.__doc__ = kernel.__doc__
+    run.__name__ = kernel.__name__
+    return run
+
+
 def functions(extension):
     """Those of ``pydelta.native`` on an extension; they write into ``out``."""
     ops = [op for op in dir(extension) if op in native.__all__]
-    return SimpleNamespace(**{op: partial(getattr(native, op), extension) for op in ops})
+    emulated = SimpleNamespace(
+        __name__=extension.__name__, **{op: on_stream(getattr(extension, op)) for op in ops}
+    )
+    return SimpleNamespace(**{op: partial(getattr(native, op), emulated) for op in ops})

@@ -10,6 +10,7 @@ import pydelta
 HALVES = (torch.bfloat16, torch.float16)
 SINGLES = (torch.float32, *HALVES)
 FLOATS = (*SINGLES, torch.float64)
+ISAS = ("avx512", "avx2", "baseline")
 OPS = ("hadamard", "sign_flip", "rotate", "superpose", "retrieve", "mask_rescale", "merge_into")
 LIST_OPS = ("square_sums", "sam_perturb_", "sam_restore_", "adamr_step_")
 TRANSFORMING = OPS[:5]

@@ -89,8 +89,8 @@ def rewritten(path, tensors=None, **metadata):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pydelta.vera": None}, "not a VeRA adapter of version 1: no such mark"),
-        ({"pydelta.vera": "9"}, "not a VeRA adapter of version 1: version '9'"),
+        ({"pydelta.vera": None}, "not a VeRA adapter of version 1 or 2: no such mark"),
+        ({"pydelta.vera": "9"}, "not a VeRA adapter of version 1 or 2: version '9'"),
         ({"seed": "-1"}, "the metadata seed, rank and layers are not sound"),
         ({"seed": None}, "the metadata seed, rank and layers are not sound"),
         ({"rank": "0"}, "the metadata seed, rank and layers are not sound"),

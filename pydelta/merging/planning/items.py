@@ -63,12 +63,14 @@ class Mismatches:
         allow_missing: shell patterns of tensors that a model may lack or have alone.
         axes: shell patterns of tensor names -> input axis.
         mergekit: count as mergekit does where that departs from the papers.
+        dequantize: read fp8 and MXFP4 weights as bf16.
     """
 
     vocabulary: str = "error"
     allow_missing: tuple[str, ...] = ()
     axes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     mergekit: bool = False
+    dequantize: bool = False
 
     def allows(self, name: str) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.allow_missing)

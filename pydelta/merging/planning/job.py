@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pydelta.checkpoint import Checkpoint
+from pydelta.checkpoint.dequantised import open_checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
+from pydelta.checkpoint.kinds import counts_up, same_bytes
 from pydelta.checkpoint.tensor_names import known_axes
 from pydelta.merging.planning.items import Mismatches, TensorPlan
+from pydelta.merging.planning.kept import kept_tensors
 from pydelta.merging.planning.plan import plan
 from pydelta.merging.recipes.recipe import Recipe
 
@@ -20,6 +23,7 @@ _BANDWIDTH = 1.2e9
 
 _TORCH_BYTES = 300 << 20
 _WORKSPACE = 8 << 20
+"""What torch itself takes, and each thread's buffers, roughly: they serve an estimate and bound nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +75,13 @@ class CheckedMerge:
 
 
 def check_merge(recipe: Recipe, policy: Mismatches) -> CheckedMerge:
-    """Opens every checkpoint of a recipe and holds them against each other, from headers alone."""
+    """Opens every checkpoint of a recipe and holds them against each other: headers and integers."""
     problems = list(recipe.problems)
     opened: dict[str, Checkpoint] = {}
     for entry in [*recipe.models, *([recipe.base] if recipe.base else [])]:
         if entry.path not in opened and os.path.exists(entry.path):
             try:
-                opened[entry.path] = Checkpoint(entry.path)
+                opened[entry.path] = open_checkpoint(entry.path, dequantize=policy.dequantize)
             except (OSError, ValueError) as error:
                 problems.append(str(error))
     models = {entry.name: opened[entry.path] for entry in recipe.models if entry.path in opened}
@@ -93,7 +97,11 @@ def check_merge(recipe: Recipe, policy: Mismatches) -> CheckedMerge:
         except ValueError as error:
             known, problems = {}, [*problems, str(error)]
         policy = dataclasses.replace(policy, axes={**policy.axes, **known})
-        items, faults = plan(recipe, recipe.method, origin, base, models, policy)
+        sources = models if base is None else {"base": base, **models}
+        prunes = recipe.method.prunes
+        kept, faults = kept_tensors(origin, sources, same_bytes, counts_up, prunes=prunes)
+        if not faults:
+            items, faults = plan(recipe, recipe.method, origin, base, models, policy, kept)
         problems += faults
     return CheckedMerge(recipe, origin, base, models, items, problems)
 

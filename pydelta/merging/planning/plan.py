@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pydelta.checkpoint.header import TensorInfo
@@ -23,6 +23,7 @@ def plan(
     base: Model | None,
     models: Mapping[str, Model],
     policy: Mismatches,
+    kept: Collection[str] = (),
 ) -> tuple[list[TensorPlan], list[str]]:
     """(the tensors of the result, what is wrong).
 
@@ -30,6 +31,7 @@ def plan(
         origin: gives the result its names, shapes and layout, and what is not merged.
         base: what deltas are from; None where the models themselves are averaged.
         models: by name, in the order of the names.
+        kept: tensors that are the origin's, whatever they hold.
     """
     sources = models if base is None else {"base": base, **models}
     problems = [
@@ -37,7 +39,8 @@ def plan(
     ]
     depth = Depth(list(origin.tensors))
     maker = _Maker(recipe, method, base, models, policy, depth)
-    items = [maker.item(info) for info in origin.tensors.values()]
+    tensors = origin.tensors.values()
+    items = [TensorPlan(info) if info.name in kept else maker.item(info) for info in tensors]
     problems += maker.problems
     problems += group_faults(items) + layer_faults(recipe, origin)
     return items, list(dict.fromkeys(problems))
@@ -77,7 +80,7 @@ class _Maker:
         shared = self._shared(info.name)
         terms = [ModelTerm(name, self._values(name, info.name, shape, shared)) for name in held]
         dtype = self._recipe.dtype or info.dtype
-        axis = _axis(info.name, shape, self._policy.axes)
+        axis = self._axis(info.name, shape)
         if terms and not self._weights_fit(info.name, terms, shared):
             terms = []
         return TensorPlan(TensorInfo(info.name, dtype, info.shape), shape, tuple(terms), axis, shared)
@@ -96,6 +99,17 @@ class _Maker:
             f"{model}: {info.name} has shape {list(other.shape)}, not {list(info.shape)}{hint}"
         )
         return info.shape
+
+    def _axis(self, name: str, shape: tuple[int, ...]) -> int:
+        """The input axis, counted from the front."""
+        rank = len(shape)
+        stated = (axis for pattern, axis in self._policy.axes.items() if fnmatch.fnmatchcase(name, pattern))
+        axis = next(stated, input_axis(shape))
+        if rank > 1 and not -rank <= axis < rank:
+            self.problems.append(
+                f"input_dims must lie in [{-rank}, {rank - 1}] for {name} of shape {list(shape)}, got {axis}"
+            )
+        return axis % max(rank, 1)
 
     def _shared(self, tensor: str) -> dict[str, Any]:
         return {
@@ -139,8 +153,3 @@ class _Maker:
             f"weights must not add up to 0 where normalize is true, got {weights} for {tensor}"
         )
         return False
-
-
-def _axis(name: str, shape: tuple[int, ...], axes: Mapping[str, int]) -> int:
-    stated = (axis for pattern, axis in axes.items() if fnmatch.fnmatchcase(name, pattern))
-    return next(stated, input_axis(shape)) % max(len(shape), 1)

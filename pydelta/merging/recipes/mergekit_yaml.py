@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydelta.checkpoint.locate import name_of
 from pydelta.merging.method import Method
 from pydelta.merging.methods import METHODS
 from pydelta.merging.recipes.parameters import Level
-from pydelta.merging.recipes.recipe import DTYPES, REFUSED, Entry, Recipe, entry_of, faults_of, name_of
+from pydelta.merging.recipes.recipe import DTYPES, REFUSED, Entry, Recipe, entry_of, faults_of
 from pydelta.merging.registry import near
 
 _TOP = (

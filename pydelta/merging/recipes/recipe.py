@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pydelta.checkpoint.locate import not_found, resolve
 from pydelta.merging.method import Method
 from pydelta.merging.recipes.parameters import Level, setting_faults
 from pydelta.merging.registry import near
@@ -69,25 +67,24 @@ class Recipe:
     @property
     def title(self) -> str:
         """In words, for the model card."""
-        pruned = self.method is not None and self.method.prunes
         name = self.method.name if self.method else ""
-        return f"A delta pruned by {name}" if pruned else f"A merge by {name}"
+        return f"A delta pruned by {name}" if self.prunes else f"A merge by {name}"
+
+    @property
+    def prunes(self) -> bool:
+        """Whether it is for one delta alone."""
+        return self.method is not None and self.method.prunes
 
 
 def entry_of(name: Any, where: Any, level: Level, problems: list[str]) -> Entry:
     """One model: a path that is looked for, or a state dict, which has none."""
     if not isinstance(name, str) or not name or "\0" in name or not name.isprintable():
         problems.append(f"a model's name must be printable text, got {name!r}")
-    path = "" if isinstance(where, Mapping) else os.fspath(where)
+    path = "" if isinstance(where, Mapping) else os.fspath(resolve(where))
     if path and not os.path.exists(path):
         hint = "; adapters (path+adapter) are not supported" if "+" in path else ""
-        problems.append(f"{path}: no such file or folder (models are not downloaded){hint}")
+        problems.append(f"{not_found(path)}{hint}")
     return Entry(str(name), path, (level,) if level else ())
-
-
-def name_of(path: str | os.PathLike[str]) -> str:
-    """A model's name where none is given: the last part of its path."""
-    return Path(path).name or Path(path).resolve().name
 
 
 def faults_of(method: Method, models: Sequence[Entry], levels: Sequence[Level]) -> Iterator[str]:
@@ -139,6 +136,7 @@ def _text(
     method: Method, base: Entry | None, models: Sequence[Entry], shared: Mapping[str, Any], dtype: str | None
 ) -> str:
     """The same as YAML, for the model card."""
+    import yaml
 
     content: dict[str, Any] = {"merge_method": method.name}
     content |= {"base_model": base.path} if base else {}

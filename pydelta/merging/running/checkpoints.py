@@ -20,7 +20,7 @@ from pydelta.core.check import compute_dtype
 from pydelta.merging.planning.items import ModelTerm, TensorPlan
 from pydelta.merging.running.columns import Columns
 from pydelta.merging.running.masker import Chosen, Masker, by_rows, common_dtype, matched
-from pydelta.merging.running.one_tensor import merge_whole, settings
+from pydelta.merging.running.one_tensor import check_result, merge_whole, settings
 from pydelta.merging.running.pieces import load_pair, map_tensor, of_part, on_device, ready, row_length
 
 Sink = Callable[[str, torch.Tensor, int], object]
@@ -29,7 +29,7 @@ Sink = Callable[[str, torch.Tensor, int], object]
 Masks = list[list[Chosen]]
 """By output and by term."""
 
-_AHEAD = 4  # tensors whose masks are made before they are merged
+_AHEAD = 4  # tensors whose masks are made before they are merged: it bounds the memory of masks
 
 
 class CheckpointMerge:
@@ -138,7 +138,9 @@ class CheckpointMerge:
             here = [of_part(mask, start, shape) for mask in chosen]
             out = self._work.get("out", shape, direct)
             ops.merge_into(base, tuned, masks=here, start=start, out=out, **settings(self._method, item))
-            self._give(sink, item, self._widen(out, "out", wanted), start)
+            result = self._widen(out, "out", wanted)
+            check_result(item, result)
+            self._give(sink, item, result, start)
         return read
 
     def _whole(self, item: TensorPlan, masks: Masks) -> int:
@@ -155,6 +157,7 @@ class CheckpointMerge:
         for sink, chosen in zip(self._sinks.values(), masks, strict=True):
             here = [on_device(mask, self._device) for mask in chosen]
             merged = merge_whole(self._method, item, base, tuned, here, TORCH[item.info.dtype])
+            check_result(item, merged)
             self._give(sink, item, merged.cpu().contiguous(), 0)
         return sum(x.nbytes for x in mapped)
 
@@ -165,8 +168,11 @@ class CheckpointMerge:
         self._origin.read(item.name, part, start)
         if part.is_floating_point():
             check_part(self._origin, item.name, part)
+        result = self._widen(part, "copy", TORCH[item.info.dtype])
+        if result is not part:
+            check_result(item, result)
         for sink in self._sinks.values():
-            self._give(sink, item, self._widen(part, "copy", TORCH[item.info.dtype]), start)
+            self._give(sink, item, result, start)
         return part.nbytes
 
     def _give(self, sink: Sink, item: TensorPlan, part: torch.Tensor, start: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pydelta import ops
+from pydelta.checkpoint.workspace import finite
 from pydelta.core.check import compute_dtype
 from pydelta.core.masks import Mask
 from pydelta.merging.method import Method
@@ -61,6 +62,18 @@ def merge_whole(
         direct = dtype if compute_dtype(dtype) is compute else compute
         merged = ops.merge_into(origin, models, masks=bare, out_dtype=direct, **told)
     return from_rows(merged.to(dtype), item.shape, item.axis) if rows else merged.to(dtype)
+
+
+def check_result(item: TensorPlan, part: torch.Tensor) -> None:
+    """Some elements of a merged tensor, in the dtype of the result.
+
+    Raises:
+        ValueError: they overflow it.
+    """
+    if not finite(part):
+        raise ValueError(
+            f"[merge] the result must be finite in {item.info.dtype}, got Inf or NaN in tensor {item.name!r}"
+        )
 
 
 def settings(method: Method, item: TensorPlan) -> dict[str, Any]:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
-from pydelta.checkpoint.reader import SINGLE
+from pydelta.checkpoint.beside import differing
+from pydelta.checkpoint.dequantised import Dequantised
+from pydelta.checkpoint.folders import SINGLE
+from pydelta.checkpoint.kinds import listed
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.tensor_names import config_of
 from pydelta.checkpoint.writer import Shards
 from pydelta.merging.planning.items import TensorPlan
+from pydelta.merging.planning.job import CheckedMerge
 from pydelta.merging.recipes.recipe import DTYPES
+
+_QUANTISATION = ("quantization_config", "compression_config")
 
 
 def out_paths(out: Pathlike, seed: int, outputs: int) -> dict[int, Path]:
@@ -49,11 +56,32 @@ def resharded(
     return dict(zip(names, groups, strict=True)), dict.fromkeys(names, merged)
 
 
+def say_differing(job: CheckedMerge) -> None:
+    """Warns, once, of files beside the weights (config, tokenizer, chat template) that are not the same.
+
+    The result has those of its origin: which ones fit a merge, only who made it can know.
+    """
+    assert job.origin is not None
+    sources = {**({} if job.base is None else {"base": job.base}), **job.models}
+    models: dict[tuple[str, ...], list[str]] = {}
+    for name, model in sources.items():
+        if model is not job.origin and (files := differing(job.origin.folder, model.folder)):
+            models.setdefault(tuple(files), []).append(name)
+    if models:
+        texts = [f"{listed(files)} differ from those of {listed(names)}" for files, names in models.items()]
+        warnings.warn(f"{'; '.join(texts)}; the result has those of {job.origin.path}", stacklevel=3)
+
+
 def config_text(origin: Checkpoint, dtype: str | None) -> dict[str, str]:
-    """``config.json`` with the dtype that the result has."""
+    """``config.json`` with the dtype that the result has, and no quantisation that it has lost."""
     config = config_of(origin)
     wanted = next((name for name, known in DTYPES.items() if known == dtype), None)
     keys = [key for key in ("dtype", "torch_dtype") if key in config]
-    if wanted is None or not keys:
+    if isinstance(origin, Dequantised) and origin.dequantises:
+        keys, wanted = keys or ["dtype"], wanted or "bfloat16"
+        config = {key: value for key, value in config.items() if key not in _QUANTISATION}
+    elif wanted is None:
+        return {}
+    if not config or not keys:
         return {}
     return {"config.json": json.dumps(config | dict.fromkeys(keys, wanted), indent=2) + "\n"}

@@ -10,7 +10,7 @@ from pydelta.checkpoint.layout import layout_of, output
 from pydelta.checkpoint.staging import Pathlike, check_output
 from pydelta.merging.planning.job import CheckedMerge
 from pydelta.merging.running.model_card import card
-from pydelta.merging.running.outputs import config_text, out_paths, resharded, with_dtypes
+from pydelta.merging.running.outputs import config_text, out_paths, resharded, say_differing, with_dtypes
 
 if TYPE_CHECKING:
     from pydelta.calibration import Calibration
@@ -31,8 +31,8 @@ def run_merge(
     """Writes the merged checkpoint, or one for each of several seeds; gives their paths.
 
     Raises:
-        ValueError: the job has problems (all are listed), NaN or Inf in a tensor, an existing output without
-            ``force``. Nothing is left under an output's name.
+        ValueError: the job has problems (all are listed), NaN or Inf in a tensor or in the result, an
+            existing output without ``force``. Nothing is left under an output's name.
         OSError: a file cannot be read or written.
     """
     if job.problems:
@@ -42,6 +42,8 @@ def run_merge(
         number: check_output(path, force=force, inputs=job.inputs)
         for number, path in out_paths(out, seed, outputs).items()
     }
+    if not job.recipe.prunes and any(path.suffix != ".safetensors" for path in paths.values()):
+        say_differing(job)
     from pydelta.merging.running.execute import execute
 
     with contextlib.ExitStack() as stack:

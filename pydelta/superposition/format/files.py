@@ -23,7 +23,8 @@ class StoreFiles:
     """The files of tensors that a store's ``store.json`` names.
 
     They are held open: a store that changes while somebody reads it stays for the reader what it was. Those
-    of a store of many files are opened when they are asked for, and refused if they are others by then.
+    of a store of many files are opened when they are asked for, and refused if they are no longer what lay
+    there.
 
     Args:
         fresh: where files lie that the store is about to get.
@@ -93,7 +94,7 @@ class StoreFiles:
         _compare(file.path, file.tensors, departs.exact_file(self.manifest.rules))
 
     def _check_residual(self, model: str, file: Checkpoint) -> None:
-        """Every tensor of which something is kept has no more values than it may, and a code of places."""
+        """A tensor of which something is kept has no more values than it may, and a code of their places."""
         wanted, rules = [], self.manifest.rules
         for name in {name.partition("/")[2] for name in file.names}:
             rule, values = rules.get(name), file.tensors.get(VALUES + name)

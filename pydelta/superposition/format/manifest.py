@@ -20,7 +20,7 @@ TRANSFORMS = ("none", "sign", "hadamard")
 AUTO = "auto"
 STORE, LOG = "store.json", "log.jsonl"
 EXACT_FOLDER, RESIDUAL_FOLDER, FILES_FOLDER = "exact", "residual", "files"
-_NAME_LIMIT = 200
+_NAME_LIMIT = 200  # of the file that a model's exact tensors lie in; file systems take 255
 
 
 @dataclasses.dataclass(frozen=True)

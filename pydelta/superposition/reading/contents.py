@@ -109,8 +109,8 @@ class Contents:
         """One module can be all models of the store.
 
         Raises:
-            ValueError: models have tensors that the base lacks or has in another shape, or lack some of
-                its; the message names them.
+            ValueError: models have tensors that the base lacks or has in another shape, or lack some of its;
+                the message names them.
         """
         rules, problems = self.manifest.rules, []
         for name in self.models:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
-from pydelta import ops
 from pydelta.checkpoint.staging import Pathlike
-from pydelta.superposition.format.rules import SUPERPOSED
+from pydelta.superposition.format.rules import EXACT
 from pydelta.superposition.serving.batch import Batch, Current
 from pydelta.superposition.serving.binding import bind
-from pydelta.superposition.serving.layers import Served, serve
+from pydelta.superposition.serving.layers import Served, mixing_layers
+from pydelta.superposition.serving.router import Router
 from pydelta.superposition.serving.sources import Sources
+from pydelta.superposition.serving.weights import Weights
 
 if TYPE_CHECKING:
     from pydelta.superposition.reading.contents import Contents
@@ -32,6 +33,8 @@ class Bank:
         base: where the store's base is; by default where it was.
         prefix: what stands before the store's names in the module ("model."); with a leading "-", what stands
             before the module's names in the store ("-bert."). By default it is found.
+        rename: text in the store's names -> what stands in its place in the module. Names that transformers
+            changes on loading, and experts that it packs, are found without.
         resident: hold base and superposition in memory on the module's device; by default so on a GPU. On the
             CPU they stay mapped from their files, which processes share.
 
@@ -50,18 +53,23 @@ class Bank:
         base: Pathlike | None = None,
         prefix: str | None = None,
         resident: bool | None = None,
+        rename: Mapping[str, str] | None = None,
     ) -> None:
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"[attach] module must be a torch.nn.Module, got {type(module).__name__}")
         self.store, self.module = store, module
         self._active: tuple[str, list[int]] | None = None
-        self.targets = bind(module, store.manifest.rules, prefix)
-        device = next((x.device for x in self.targets.values()), torch.device("cpu"))
+        bound = bind(module, store.manifest.rules, prefix, rename)
+        live = [*bound.direct.values(), *(x for c in bound.conversions for x in c.live.values())]
+        device = next((x.device for x in live), torch.device("cpu"))
         on_cpu = device.type == "cpu"
         if resident is False and not on_cpu:
             raise ValueError(f"[attach] resident must be True for a module on {device}, got False")
         self.sources = Sources(store, base, device, not on_cpu if resident is None else resident)
+        self.weights = Weights(bound, self.sources)
+        self.targets = self.weights.direct
         self._current, self._served = Current(), list[Served]()
+        self._router: Router | None = None
 
     @property
     def active(self) -> str | None:
@@ -77,35 +85,16 @@ class Bank:
         before. Nothing is allocated. Tied weights are written once.
 
         Raises:
-            ValueError: an unknown model. Nothing is written.
+            ValueError: an unknown model, or one with tensors of its own or other shapes than the base's.
+                Nothing is written.
             RuntimeError: the bank serves mixed batches.
         """
         self._know(name)
-        if self._served:
+        self._fits("activate", name)
+        if self._router is not None:
             raise RuntimeError("[activate] the bank must not serve mixed batches: call unserve() first")
-        manifest = self.store.manifest
-        rules = manifest.rules
-        exact = self.sources.exact(name)
-        found = {t: self.sources.find(name, t)[1] for t in self.targets if rules[t].rule == SUPERPOSED}
-        patches = {tensor: self.sources.patch(name, tensor) for tensor in found}
         self._active = None
-        with torch.no_grad():
-            for tensor, live in self.targets.items():
-                if tensor in exact:
-                    live.copy_(exact[tensor])
-                    continue
-                superposed, key, lam = found[tensor]
-                ops.retrieve(
-                    self.sources.base(tensor),
-                    superposed,
-                    key,
-                    lam=lam,
-                    transform=manifest.transform_of(tensor),
-                    dim=rules[tensor].dim,  # type: ignore[arg-type]
-                    out=live.detach(),
-                )
-                if (own := patches[tensor]) is not None:
-                    own.put(live.detach())
+        self.weights.write(name, self.weights.names)
         self._active = name, self._versions()
 
     @contextmanager
@@ -119,7 +108,7 @@ class Bank:
             ValueError, RuntimeError: as :meth:`activate`.
         """
         before = self.active
-        kept = {} if before else {t: live.detach().clone() for t, live in self.targets.items()}
+        kept = [] if before else [live.detach().clone() for live in self.weights.live]
         self.activate(name)
         try:
             yield self.module
@@ -127,7 +116,10 @@ class Bank:
             if before is not None:
                 self.activate(before)
             else:
-                self._write(kept)
+                self._active = None
+                with torch.no_grad():
+                    for live, value in zip(self.weights.live, kept, strict=True):
+                        live.copy_(value)
 
     def serve(self, module: torch.nn.Module | None = None) -> torch.nn.Module:
         """Prepares the module for batches that mix models: see :meth:`models`.
@@ -151,16 +143,24 @@ class Bank:
             raise ValueError("[serve] module must be the one that the bank is attached to, got another")
         if self.module.training:
             raise ValueError("[serve] the module must be in evaluation mode: call its eval(), got training")
-        if not self._served:
-            self._served = serve(self.module, self.targets, self.sources, self._current)
-            self._write({t: self.sources.base(t) for t in self.targets})
+        if self._router is None:
+            self._active = None
+            inner = getattr(
+                self.module, "_orig_mod", self.module
+            )  # of torch.compile, which compiles it again
+            self._served = mixing_layers(inner, self.weights.direct, self.sources, self._current)
+            layers = {layer.path: layer.layer for layer in self._served}
+            self._router = Router(inner, self.weights, layers, self._current)
+            self.weights.write_base(self.weights.names)
         return self.module
 
     def unserve(self) -> None:
         """Gives the layers their own forward again. The module keeps the base's weights."""
+        if self._router is not None:
+            self._router.restore()
         for layer in self._served:
             layer.restore()
-        self._served = []
+        self._served, self._router = [], None
 
     @contextmanager
     def models(self, names: Sequence[str]) -> Iterator[torch.nn.Module]:
@@ -179,7 +179,8 @@ class Bank:
             raise TypeError(f"[models] names must be a list of models' names, got {names!r}")
         for name in names:
             self._know(name)
-        if not self._served:
+            self._fits("models", name)
+        if self._router is None:
             raise RuntimeError("[models] the bank must serve mixed batches: call serve() first")
         if self.module.training:
             raise ValueError("[models] the module must be in evaluation mode: call its eval(), got training")
@@ -192,12 +193,24 @@ class Bank:
             known = ", ".join(self.store.models)
             raise ValueError(f"{self.store.path}: holds no model {name!r}; it holds {known}")
 
+    def _fits(self, op: str, name: str) -> None:
+        """A module of the base's tensors holds no model that has others."""
+        rules, departs = self.store.manifest.rules, self.store.manifest.models[name].departs
+        others = [*departs.rows]
+        for tensor, info in departs.own.items():  # another dtype is no other tensor
+            rule = rules.get(tensor)
+            if rule is None or rule.rule != EXACT or rule.shape != info.shape:
+                others.append(tensor)
+        if (
+            op == "models"
+        ):  # a tensor that a model lacks is the base's, which no layer that mixes models knows
+            others += departs.lacks
+        if others:
+            raise ValueError(
+                f"[{op}] model {name!r} must have the base's tensors, got its own {min(others)!r} "
+                f"({len(others)} in all): pydelta.hf.load gives it as a model of its own"
+            )
+
     def _versions(self) -> list[int]:
         """Torch's counts of writes, which inference tensors do not have."""
-        return [0 if x.is_inference() else x._version for x in self.targets.values()]
-
-    def _write(self, values: dict[str, torch.Tensor]) -> None:
-        self._active = None
-        with torch.no_grad():
-            for tensor, value in values.items():
-                self.targets[tensor].copy_(value)
+        return [0 if x.is_inference() else x._version for x in self.weights.live]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from pydelta.superposition.serving.plan import Plan
+    from pydelta.superposition.serving.probe import Probe
 
 
 class Batch:
@@ -26,45 +30,64 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def check(self, x: torch.Tensor) -> None:
-        if x.shape[0] != len(self):
-            raise ValueError(
-                f"[models] names must have one model for each row of the batch ({x.shape[0]}), "
-                f"got {len(self)}"
-            )
+    def repeated(self, rows: int) -> Batch:
+        """The batch of so many rows: each name stands for a run of them, as ``generate`` expands prompts into
+        beams and into several sequences.
 
-    def each(self, run: Callable[[int, torch.Tensor], Any]) -> Any:
-        """run(model, its rows) for every model, the results (a tensor, or a tuple of tensors) in the order of
-        the batch."""
+        Raises:
+            ValueError: ``rows`` is no multiple of the names.
+        """
+        if rows == len(self):
+            return self
+        if not len(self) or rows % len(self):
+            raise ValueError(
+                f"[models] names must have one model for each row of the batch ({rows}), got {len(self)}"
+            )
+        return Batch([k for k in self.models for _ in range(rows // len(self))])
+
+    def each(self, run: Callable[[int, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """run(model, its rows) for every model, the results in the order of the batch."""
         parts = [run(k, rows) for k, rows in self.groups.items()]
         order = torch.argsort(torch.cat(list(self.groups.values())))
-        if isinstance(parts[0], tuple):
-            return tuple(_joined(part, order) for part in zip(*parts, strict=True))
-        return _joined(parts, order)
-
-
-def _joined(parts: Sequence[torch.Tensor], order: torch.Tensor) -> torch.Tensor:
-    return torch.cat(list(parts))[order.to(parts[0].device)]
+        with torch.autocast(parts[0].device.type, enabled=False):
+            return torch.cat(parts)[order.to(parts[0].device)]
 
 
 def group(keys: Sequence[int]) -> dict[int, torch.Tensor]:
-    """Value -> the places where it stands."""
-    found: dict[int, list[int]] = {}
-    for place, k in enumerate(keys):
-        found.setdefault(k, []).append(place)
-    return {k: torch.tensor(places) for k, places in found.items()}
+    """Value -> the indices where it stands."""
+    indices: dict[int, list[int]] = {}
+    for i, k in enumerate(keys):
+        indices.setdefault(k, []).append(i)
+    return {k: torch.tensor(rows) for k, rows in indices.items()}
 
 
 class Current:
-    """The batch that runs, None outside of one; shared by the layers of a module."""
+    """What runs, shared by the layers of a module.
+
+    Attributes:
+        batch: whose rows these are; None outside of a batch, and while a module has one model's tensors.
+        plan: of the outermost module's call; None outside of one.
+        probe: records the calls instead.
+        called: the layers that were called since the plan was set.
+    """
 
     def __init__(self) -> None:
         self.batch: Batch | None = None
+        self.plan: Plan | None = None
+        self.probe: Probe | None = None
+        self.called: set[str] = set()
 
     @contextmanager
-    def set(self, batch: Batch) -> Iterator[None]:
-        before, self.batch = self.batch, batch
+    def set(
+        self, batch: Batch | None, plan: Plan | None = None, probe: Probe | None = None
+    ) -> Iterator[None]:
+        before = self.batch, self.plan, self.probe, self.called
+        self.batch, self.plan, self.probe, self.called = batch, plan, probe, set()
         try:
             yield
         finally:
-            self.batch = before
+            self.batch, self.plan, self.probe, self.called = before
+
+    def off(self, probe: Probe | None = None) -> AbstractContextManager[None]:
+        """Within the block layers are what the module holds."""
+        return self.set(None, probe=probe)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,74 +18,73 @@ from pydelta.superposition.serving.batch import Batch, Current, group
 from pydelta.superposition.serving.residual import Difference, difference
 from pydelta.superposition.serving.sources import Sources
 
-_FUSED = (torch.nn.MultiheadAttention, torch.nn.TransformerEncoderLayer, torch.nn.TransformerDecoderLayer)
-"""They read their children's weights without calling them."""
+FUSED = (torch.nn.MultiheadAttention, torch.nn.TransformerEncoderLayer, torch.nn.TransformerDecoderLayer)
+"""They read their children's weights without calling them, where torch chooses its fast path."""
 
 
 class Served:
-    """A layer whose tensors differ between models, its forward replaced.
+    """A layer whose tensors differ between models, its forward replaced by one that mixes them.
 
     Args:
+        path: of the layer in the module.
         names: attribute of the layer -> tensor of the store.
     """
 
     def __init__(
-        self, layer: torch.nn.Module, names: Mapping[str, str], sources: Sources, current: Current
+        self,
+        path: str,
+        layer: torch.nn.Module,
+        names: Mapping[str, str],
+        sources: Sources,
+        current: Current,
     ) -> None:
-        self.layer, self.names, self.sources, self.current = layer, names, sources, current
+        self.path, self.layer, self.names, self.sources, self.current = path, layer, names, sources, current
         self.models, self.rules = sources.store.models, sources.manifest.rules
-        # The layer as it is, for the base and for what runs model by model: a copy that shares its children.
-        self.plain: Any = copy.copy(layer)
-        self.plain.__dict__["_parameters"] = dict(layer._parameters)
-        self.plain.__dict__["_buffers"] = dict(layer._buffers)
+        self.plain: Any = layer
+        self.own = layer.forward
         layer.forward = self.forward
 
     def restore(self) -> None:
         del self.layer.forward
 
     def forward(self, *args: Any, **options: Any) -> Any:
-        batch = self.current.batch
+        current = self.current
+        if current.probe is not None:
+            return current.probe.run(self.path, self.own, args, options)
+        batch = current.batch
         if batch is None or len(batch) == 0:
-            return self.plain(*args, **options)
-        return self.mixed(batch, *args, **options)
+            return self.own(*args, **options)
+        if current.plan is not None and not torch.compiler.is_compiling():
+            current.called.add(self.path)
+            if self.path not in current.plan.mixing:
+                raise ValueError(
+                    f"[models] {self.path!r} must be called as in the first batch of this kind, where it was "
+                    "not called: use activate()"
+                )
+        return self.mixed(self._rows_of(batch, *args, **options), *args, **options)
 
-    def mixed(self, batch: Batch, *args: Any, **options: Any) -> Any:
-        """Once for each model, with that model's own tensors: right for any layer."""
+    def _rows_of(self, batch: Batch, x: torch.Tensor) -> Batch:
+        if self.current.plan is None:  # called by itself
+            return batch.repeated(x.shape[0])
+        if x.shape[0] != len(batch):
+            raise ValueError(
+                f"[models] {self.path!r} must get one row for each row of the batch ({len(batch)}), "
+                f"got {x.shape[0]}: use activate()"
+            )
+        return batch
 
-        def run(k: int, rows: torch.Tensor) -> Any:
-            def some(x: Any) -> Any:
-                if not isinstance(x, torch.Tensor) or x.dim() == 0 or x.shape[0] != len(batch):
-                    return x
-                return x[rows.to(x.device)]
-
-            own = {attribute: self.tensor(k, name) for attribute, name in self.names.items()}
-            given = tuple(some(x) for x in args), {name: some(x) for name, x in options.items()}
-            with self.current.set(Batch([k] * len(rows))):
-                return torch.func.functional_call(self.plain, own, *given)
-
-        first = args[0] if args else next(iter(options.values()))
-        batch.check(first)
-        return batch.each(run)
-
-    def tensor(self, k: int, name: str) -> torch.Tensor:
-        """One tensor of the model with index k, made now if it is superposed."""
-        model, rule = self.models[k], self.rules[name]
-        if rule.rule != SUPERPOSED:
-            return self.sources.exact(model)[name]
-        superposed, key, lam = self.sources.find(model, name)[1]
-        base, dim = self.sources.base(name), rule.dim or 0
-        transform = self.sources.manifest.transform_of(name)
-        found = ops.retrieve(base, superposed, key, lam=lam, transform=transform, dim=dim)
-        if (own := self.sources.patch(model, name)) is not None:
-            own.put(found)
-        return found
+    def mixed(self, batch: Batch, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
 
     def table(self, attribute: str) -> torch.Tensor | None:
         """(models, ...) the exact tensors of an attribute; None where it has none of its own."""
         name = self.names.get(attribute)
         if name is None:
             return None
-        return torch.stack([self.sources.exact(model)[name] for model in self.models])
+        base = self.sources.base(name)
+        own = [self.sources.exact(model).get(name, base) for model in self.models]
+        # A model with a tensor of another shape is refused before its row is read.
+        return torch.stack([x.to(base.dtype) if x.shape == base.shape else base for x in own])
 
 
 def _spread(table: torch.Tensor, rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -100,13 +99,13 @@ class Linear(Served):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         name = self.names["weight"]
-        found = [self.sources.find(model, name) for model in self.models]
-        places = list(dict.fromkeys(place for place, _ in found))
-        self.place = [places.index(place) for place, _ in found]
-        self.superposed = [self._rows(found[self.place.index(p)][1].superposed) for p in range(len(places))]
-        self.keys, self.lams = [s.key for _, s in found], [s.lam for _, s in found]
+        located = [self.sources.find(model, name) for model in self.models]
+        slots = list(dict.fromkeys(slot for slot, _ in located))
+        self.slot = [slots.index(slot) for slot, _ in located]
+        self.superposed = [self._rows(located[self.slot.index(i)][1].superposed) for i in range(len(slots))]
+        self.keys, self.lams = [s.key for _, s in located], [s.lam for _, s in located]
         self.bias = self.table("bias")
-        self.turn, self.transform = self.rules[name].dim == 0, self.sources.manifest.transform_of(name)
+        self.input_first, self.transform = self.rules[name].dim == 0, self.sources.manifest.transform_of(name)
         self.residuals = [self._residual(model, name) for model in self.models]
 
     def _residual(self, model: str, name: str) -> Difference | None:
@@ -117,7 +116,9 @@ class Linear(Served):
         base, dim = self.sources.base(name), self.rules[name].dim or 0
         wide = base.to(compute_dtype(base.dtype))
         return difference(
-            own, ops.retrieve(wide, s, key, lam=lam, transform=self.transform, dim=dim), turn=self.turn
+            own,
+            ops.retrieve(wide, s, key, lam=lam, transform=self.transform, dim=dim),
+            input_first=self.input_first,
         )
 
     def _rows(self, superposed: torch.Tensor | Quantized) -> torch.Tensor | Quantized:
@@ -127,32 +128,43 @@ class Linear(Served):
         return superposed.T
 
     def mixed(self, batch: Batch, x: torch.Tensor) -> torch.Tensor:
-        batch.check(x)
-        weight = self.plain.weight.T if self.turn else self.plain.weight
-        bias = None if self.bias is not None else getattr(self.plain, "bias", None)
+        """Under autocast in its dtype, as torch's linear layers are."""
+        device = x.device.type
+        if not torch.is_autocast_enabled(device):
+            return self._product(batch, x, lambda t: t)
+        dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            return self._product(batch, x.to(dtype), lambda t: None if t is None else t.to(dtype))
+
+    def _product(
+        self,
+        batch: Batch,
+        x: torch.Tensor,
+        cast: Callable[[torch.Tensor | None], torch.Tensor | None],
+    ) -> torch.Tensor:
+        weight = cast(self.plain.weight.T if self.input_first else self.plain.weight)
+        bias = None if self.bias is not None else cast(getattr(self.plain, "bias", None))
+        assert weight is not None
         product = functools.partial(ops.superposed_linear, lam=self.lams, transform=self.transform)
         if len(self.superposed) == 1:
             y = product(x, weight, self.superposed[0], self.keys, batch.rows, bias=bias)
         else:
             y = functional.linear(x, weight, bias)
-            for place, rows in group([self.place[k] for k in batch.models]).items():
-                s, own, at = self.superposed[place], batch.rows[rows], rows.to(x.device)
+            for slot, rows in group([self.slot[k] for k in batch.models]).items():
+                s, own, at = self.superposed[slot], batch.rows[rows], rows.to(x.device)
                 y = y.index_add(0, at, product(x[at], None, s, self.keys, own))
         if any(self.residuals):
             for k, rows in batch.groups.items():
                 if (sparse := self.residuals[k]) is not None:
                     at = rows.to(x.device)
                     y = y.index_add(0, at, sparse.product(x[at]).to(y.dtype))
-        return y if self.bias is None else y + _spread(self.bias, batch.rows, y)
+        return y if self.bias is None else y + _spread(self.bias, batch.rows, y).to(y.dtype)
 
 
 class Embedding(Served):
     """The rows that are looked up become their model's."""
 
     def mixed(self, batch: Batch, ids: torch.Tensor) -> torch.Tensor:
-        # Positions often come as one row for the whole batch.
-        ids = ids.expand(len(batch), *ids.shape[1:]) if ids.shape[0] == 1 else ids
-        batch.check(ids)
         name, weight = self.names["weight"], self.plain.weight
         transform = self.sources.manifest.transform_of(name)
 
@@ -165,13 +177,13 @@ class Embedding(Served):
                 s = Quantized(s.codes[flat], s.scales[flat], s.bits, s.group, shape, s.dtype)
             else:
                 s = s[flat]
-            found = ops.retrieve(weight[flat], s, key, lam=lam, transform=transform)
+            vectors = ops.retrieve(weight[flat], s, key, lam=lam, transform=transform)
             if (patch := self.sources.patch(self.models[k], name)) is not None:
-                patch.put_rows(found, flat)
-            return found.view(*own.shape, -1)
+                patch.put_rows(vectors, flat)
+            return vectors.view(*own.shape, -1)
 
-        found: torch.Tensor = batch.each(look_up)
-        return found
+        vectors: torch.Tensor = batch.each(look_up)
+        return vectors
 
 
 class LayerNorm(Served):
@@ -182,7 +194,6 @@ class LayerNorm(Served):
         self.weight, self.bias = self.table("weight"), self.table("bias")
 
     def mixed(self, batch: Batch, x: torch.Tensor) -> torch.Tensor:
-        batch.check(x)
         plain = self.plain
         y = functional.layer_norm(x, plain.normalized_shape, None, None, plain.eps)
         if plain.weight is not None:
@@ -197,39 +208,51 @@ class RMSNorm(Served):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.plain = copy.copy(self.layer)  # with the layer's own forward, and without its hooks
+        for name, value in vars(torch.nn.Module()).items():
+            if "hooks" in name:
+                self.plain.__dict__[name] = value
+        del self.plain.__dict__["forward"]
         self.weight = self.table("weight")
 
     def mixed(self, batch: Batch, x: torch.Tensor) -> Any:
-        batch.check(x)
         assert self.weight is not None
         own = {"weight": _spread(self.weight, batch.rows, x)}
         return torch.func.functional_call(self.plain, own, (x,))
 
 
-def serve(
+def mixing_layers(
     module: torch.nn.Module, targets: Mapping[str, torch.Tensor], sources: Sources, current: Current
 ) -> list[Served]:
-    """Replaces the forward of every layer that holds a target; all or none.
+    """Replaces the forward of every layer that can mix models; all or none.
 
     Raises:
         ValueError: a layer cannot be served.
     """
     stores = {id(x): name for name, x in targets.items()}
-    holders = []
+    chosen, fused = [], []
     for path, layer in module.named_modules():
-        own = {**layer._parameters, **layer._buffers}
-        names = {a: stores[id(x)] for a, x in own.items() if x is not None and id(x) in stores}
-        if isinstance(layer, _FUSED) or (isinstance(layer, torch.nn.Embedding) and layer.max_norm):
-            kind = type(layer).__name__
+        if isinstance(layer, torch.jit.ScriptModule):
             raise ValueError(
-                f"[serve] {path!r} must be a layer that can mix models, got {kind}: use activate()"
+                f"[serve] {path!r} must be a module of Python's, got a compiled {type(layer).__name__}"
             )
-        if names:
-            holders.append((layer, names))
-    return [kind_of(layer, names, sources)(layer, names, sources, current) for layer, names in holders]
+        if isinstance(layer, torch.nn.Embedding) and layer.max_norm:
+            raise ValueError(
+                f"[serve] {path!r} must leave its weights alone, got one with max_norm: use activate()"
+            )
+        if isinstance(layer, FUSED):
+            fused.append(f"{path}." if path else "")
+        own = {a: x for a, x in {**layer._parameters, **layer._buffers}.items() if x is not None}
+        names = {a: stores[id(x)] for a, x in own.items() if id(x) in stores}
+        if names and path and not path.startswith(tuple(fused)) and "forward" not in vars(layer):
+            kind = kind_of(layer, names, sources)
+            if kind is not None and not layer._modules:
+                chosen.append((kind, path, layer, names))
+    return [kind(path, layer, names, sources, current) for kind, path, layer, names in chosen]
 
 
-def kind_of(layer: torch.nn.Module, names: Mapping[str, str], sources: Sources) -> type[Served]:
+def kind_of(layer: torch.nn.Module, names: Mapping[str, str], sources: Sources) -> type[Served] | None:
+    """How a layer mixes models; None: it cannot, and runs once for each."""
     rules, kind = sources.manifest.rules, type(layer)
     exact = {attribute for attribute, name in names.items() if rules[name].rule != SUPERPOSED}
     weight = rules[names["weight"]] if "weight" in names else None
@@ -244,4 +267,4 @@ def kind_of(layer: torch.nn.Module, names: Mapping[str, str], sources: Sources) 
         return LayerNorm
     if kind.__name__.endswith("RMSNorm") and kind is not torch.nn.RMSNorm and exact == {"weight"}:
         return RMSNorm
-    return Served
+    return None

@@ -35,17 +35,17 @@ class Difference(NamedTuple):
         return bags.T.reshape(*x.shape[:-1], len(self.offsets))
 
 
-def difference(patch: ResidualElements, retrieved: torch.Tensor, *, turn: bool) -> Difference:
+def difference(patch: ResidualElements, retrieved: torch.Tensor, *, input_first: bool) -> Difference:
     """What a patch adds to a product with a retrieved matrix.
 
     Args:
-        retrieved: the unrounded matrix as a served product has it, (out, in), or (in, out) if ``turn``.
+        retrieved: the unrounded matrix as a served product has it, (out, in); (in, out) if ``input_first``.
     """
     width = retrieved.shape[1]
     values = patch.values.to(retrieved.dtype) - retrieved.view(-1)[patch.places]
     rows, columns = patch.places // width, patch.places % width
-    if turn:
+    if input_first:
         order = columns.argsort(stable=True)
         rows, columns, values = columns[order], rows[order], values[order]
-    outs = torch.arange(retrieved.shape[1 if turn else 0], device=rows.device)
+    outs = torch.arange(retrieved.shape[1 if input_first else 0], device=rows.device)
     return Difference(columns, torch.searchsorted(rows, outs), values)

@@ -40,7 +40,7 @@ class Sources:
         self._device, self._resident = device, resident
         self._base: dict[str, torch.Tensor] = {}
         self._superposed: dict[tuple[int, str], torch.Tensor | Quantized] = {}
-        self._found: dict[tuple[str, str], tuple[tuple[int, str], Source]] = {}
+        self._located: dict[tuple[str, str], tuple[tuple[int, str], Source]] = {}
         self._exact: dict[str, dict[str, torch.Tensor]] = {}
         self._patches: dict[tuple[str, str], ResidualElements | None] = {}
 
@@ -51,16 +51,16 @@ class Sources:
 
     def find(self, model: str, name: str) -> tuple[tuple[int, str], Source]:
         """Where a superposed tensor of a model lies, its bucket and its layer's slot, and the tensor with
-        the model's key and lambda. Models that share a place share the tensor."""
-        if (model, name) not in self._found:
-            place = self.store.bucket(model), self.store.files.slots(model)[name]
-            found = source(self.store.files, model, name, self._superposed.get(place))
-            if place not in self._superposed:
-                s = found.superposed
+        the model's key and lambda. Models that share a slot share the tensor."""
+        if (model, name) not in self._located:
+            slot = self.store.bucket(model), self.store.files.slots(model)[name]
+            own = source(self.store.files, model, name, self._superposed.get(slot))
+            if slot not in self._superposed:
+                s = own.superposed
                 s = s.to(self._device) if isinstance(s, Quantized) else self._held(s)
-                self._superposed[place], found = s, found._replace(superposed=s)
-            self._found[model, name] = place, found
-        return self._found[model, name]
+                self._superposed[slot], own = s, own._replace(superposed=s)
+            self._located[model, name] = slot, own
+        return self._located[model, name]
 
     def exact(self, model: str) -> dict[str, torch.Tensor]:
         if model not in self._exact:
@@ -70,8 +70,8 @@ class Sources:
     def patch(self, model: str, name: str) -> ResidualElements | None:
         """The elements of a superposed tensor that the store keeps exactly."""
         if (model, name) not in self._patches:
-            found = self.store.residual(model, name)
-            self._patches[model, name] = None if found is None else found.to(self._device)
+            elements = self.store.residual(model, name)
+            self._patches[model, name] = None if elements is None else elements.to(self._device)
         return self._patches[model, name]
 
     def _held(self, x: torch.Tensor) -> torch.Tensor:

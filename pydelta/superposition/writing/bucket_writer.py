@@ -24,6 +24,7 @@ from pydelta.superposition.reading.bucket_reader import BucketReader
 from pydelta.superposition.writing.summer import DeltaSummer, coded
 
 SHARD_BYTES = 4 << 30
+"""A file of sums takes at most so much, or one tensor."""
 
 
 class BucketWriter:

@@ -31,14 +31,9 @@ from pydelta.superposition.writing.bucket_writer import BucketWriter
 from pydelta.superposition.writing.buckets import open_bucket
 from pydelta.superposition.writing.commit import Change, changing
 from pydelta.superposition.writing.depart import departures, with_files
-from pydelta.superposition.writing.lambdas import calibrations_of, check_calibration, fit_lambdas
-from pydelta.superposition.writing.models import (
-    describe,
-    model_fingerprint,
-    name_by_content,
-    write_exact,
-)
-from pydelta.superposition.writing.options import weights_of
+from pydelta.superposition.writing.lambdas import check_calibration, fit_lambdas
+from pydelta.superposition.writing.models import describe, model_fingerprint, name_by_content, write_exact
+from pydelta.superposition.writing.options import calibrations_of, weights_of
 from pydelta.superposition.writing.residual import with_residuals
 from pydelta.superposition.writing.summer import DeltaSummer
 

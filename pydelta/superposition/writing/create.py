@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from pydelta.calibration import Calibration
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.digest import fingerprint, tensor_digest
 from pydelta.checkpoint.own_files import own_files, write_files
@@ -45,9 +44,6 @@ def create(
     out: Pathlike,
     options: Options,
     *,
-    input_dims: Mapping[str, int] | None,
-    allow_missing: Iterable[str],
-    calibrations: Mapping[str, Calibration],
     force: bool,
     show: bool,
 ) -> Path:
@@ -55,12 +51,12 @@ def create(
     target = check_output(out, force=force, inputs=[base, *models.values()])
     origin = Checkpoint(base)
     tuned = {name: Checkpoint(models[name]) for name in sorted(models)}
-    rules = rules_of(origin, input_dims)
-    departs = departures(origin, tuned, rules, allow_missing)
+    rules = rules_of(origin, options.input_dims)
+    departs = departures(origin, tuned, rules, options.allow_missing)
     small = {name: own_files(origin, model) for name, model in tuned.items()}
     departs = {name: with_files(found, small[name]) for name, found in departs.items()}
     check_group(rules, options.form.group)
-    for name, calibration in calibrations.items():
+    for name, calibration in options.calibrations.items():
         check_calibration(name, calibration, rules)
     # A store that is replaced waits for whoever changes it.
     waiting = writing_alone(target) if (target / STORE).is_file() else contextlib.nullcontext()
@@ -69,8 +65,8 @@ def create(
         for name, files in small.items():
             write_files(folder / own_folder(name), files)
         compression = _Compression(folder, origin, tuned, departs, rules, options)
-        manifest, views = compression.run(calibrations, show), compression.models
-        manifest = fit_lambdas(folder, manifest, origin, views, calibrations, show=show)
+        manifest, views = compression.run(show), compression.models
+        manifest = fit_lambdas(folder, manifest, origin, views, options.calibrations, show=show)
         manifest = with_residuals(folder, manifest, folder, origin, views, options.residual, {}, show=show)
         paths = {name: os.fspath(path) for name, path in models.items()}
         write_text(folder / STORE, manifest.dump())
@@ -99,7 +95,7 @@ class _Compression:
         self._rules, self._options, self._form = rules, options, options.form
         self._digests: dict[str, str] = {}
 
-    def run(self, calibrations: Mapping[str, Calibration], show: bool) -> Manifest:
+    def run(self, show: bool) -> Manifest:
         """Writes them and gives what ``store.json`` says about them."""
         options, form = self._options, self._form
         total = self._base.nbytes * options.buckets
@@ -111,9 +107,7 @@ class _Compression:
             exponents = fixed_exponents(self._base, self._rules, room) if form.exact else {}
             buckets = self._spread(workers)
             if options.transform == AUTO:
-                chooser = TransformChooser(
-                    self._base, self.models, self._rules, options, buckets, calibrations
-                )
+                chooser = TransformChooser(self._base, self.models, self._rules, options, buckets)
                 self._rules = chooser.run(workers)
             sums = [self._sums(i, names, exponents) for i, names in enumerate(buckets)]
             models: dict[str, Model] = {}

@@ -19,8 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +28,6 @@ from pydelta.calibration import Calibration, LayerStatistics
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
 from pydelta.checkpoint.progress import progress
-from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.tensors import TORCH
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import Workspace
@@ -43,31 +41,6 @@ from pydelta.superposition.format.parts import cut, input_axis
 from pydelta.superposition.format.rules import SUPERPOSED, Rule
 from pydelta.superposition.reading.aligned import Model
 from pydelta.superposition.reading.bucket_reader import BucketReader, compute
-
-Calibrations = Mapping[str, Pathlike | Calibration]
-
-
-def calibrations_of(calibrations: Calibrations | None, models: Iterable[str]) -> dict[str, Calibration]:
-    """Model -> its calibration, read from its file if it is given as a path.
-
-    Raises:
-        TypeError: one is neither a path nor a Calibration.
-        ValueError: one is of no model, or a file is no sound calibration.
-        OSError: a file cannot be read.
-    """
-    names = list(models)
-    unknown = [repr(name) for name in calibrations or {} if name not in names]
-    if unknown:
-        raise ValueError(
-            f"[compress] calibration must be of the models {', '.join(names)}, got {', '.join(unknown)}"
-        )
-    opened = {}
-    for name, value in (calibrations or {}).items():
-        if not isinstance(value, (Calibration, str, os.PathLike)):
-            kind = type(value).__name__
-            raise TypeError(f"[compress] calibration[{name!r}] must be a path or a Calibration, got {kind}")
-        opened[name] = value if isinstance(value, Calibration) else Calibration.load(value)
-    return opened
 
 
 def check_calibration(name: str, calibration: Calibration, rules: Mapping[str, Rule]) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping
+from typing import Any
 
+from pydelta.calibration import Calibration
+from pydelta.checkpoint.staging import Pathlike
 from pydelta.core import check
 from pydelta.core.random import Key
 from pydelta.superposition.format.form import BITS, DTYPES, EXACT_ROOM, RATES, StorageForm
@@ -16,10 +20,14 @@ from pydelta.superposition.format.manifest import (
 from pydelta.superposition.format.mask import Masking
 from pydelta.superposition.format.rules import Rule
 
+Calibrations = Mapping[str, Pathlike | Calibration]
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """See :meth:`Superposition.create`; ``weights`` has every model, and there are ``buckets`` sums.
+
+    Calibrations are open, so that whoever sums reads no further file of arguments.
 
     Raises:
         TypeError: a wrong kind.
@@ -35,6 +43,41 @@ class Options:
     weights: Mapping[str, float]
     masking: Masking
     residual: float
+    calibrations: Mapping[str, Calibration]
+    input_dims: Mapping[str, int]
+    allow_missing: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        models: Iterable[str],
+        form_arguments: FormArguments,
+        *,
+        transform: str | None,
+        masking: Masking,
+        weights: Mapping[str, float] | None,
+        calibrations: Calibrations | None,
+        input_dims: Mapping[str, int] | None,
+        **settings: Any,
+    ) -> Options:
+        """The one visit in which all arguments of ``create`` but its paths are checked.
+
+        Args:
+            models: their names.
+            settings: shuffle_layers, seed, lam, residual and allow_missing.
+        """
+        complete = weights_of(models, weights)
+        form, buckets = form_arguments.resolve(len(complete))
+        return cls(
+            transform=form.transform if transform is None else transform,
+            form=form,
+            buckets=buckets,
+            weights=complete,
+            masking=masking,
+            calibrations=calibrations_of(calibrations, complete),
+            input_dims=dict(input_dims or {}),
+            **settings,
+        )
 
     def __post_init__(self) -> None:
         if not isinstance(self.shuffle_layers, bool):
@@ -134,16 +177,39 @@ def weights_of(models: Iterable[str], weights: Mapping[str, float] | None) -> di
     names = [check_model_name(name) for name in models]
     if not names:
         raise ValueError("[compress] models must hold at least one model, got none")
-    unused = dict(weights or {})
-    checked = {name: check.number("compress", f"weights[{name!r}]", unused.pop(name, 1.0)) for name in names}
-    if unused:
+    rest = dict(weights or {})
+    complete = {name: check.number("compress", f"weights[{name!r}]", rest.pop(name, 1.0)) for name in names}
+    if rest:
         raise ValueError(
-            f"[compress] weights must be of the models {', '.join(names)}, got {', '.join(unused)}"
+            f"[compress] weights must be of the models {', '.join(names)}, got {', '.join(rest)}"
         )
-    for name, weight in checked.items():
+    for name, weight in complete.items():
         if weight <= 0:
             raise ValueError(f"[compress] weights[{name!r}] must be positive, got {weight}")
-    return checked
+    return complete
+
+
+def calibrations_of(calibrations: Calibrations | None, models: Iterable[str]) -> dict[str, Calibration]:
+    """Model -> its calibration, read from its file if it is given as a path.
+
+    Raises:
+        TypeError: one is neither a path nor a Calibration.
+        ValueError: one is of no model, or a file is no sound calibration.
+        OSError: a file cannot be read.
+    """
+    names = list(models)
+    unknown = [repr(name) for name in calibrations or {} if name not in names]
+    if unknown:
+        raise ValueError(
+            f"[compress] calibration must be of the models {', '.join(names)}, got {', '.join(unknown)}"
+        )
+    opened = {}
+    for name, value in (calibrations or {}).items():
+        if not isinstance(value, (Calibration, str, os.PathLike)):
+            kind = type(value).__name__
+            raise TypeError(f"[compress] calibration[{name!r}] must be a path or a Calibration, got {kind}")
+        opened[name] = value if isinstance(value, Calibration) else Calibration.load(value)
+    return opened
 
 
 def check_group(rules: Mapping[str, Rule], group: str | int) -> None:

@@ -34,7 +34,7 @@ from pydelta.superposition.reading.retrieve import Retrieval
 from pydelta.superposition.writing.models import name_by_content
 from pydelta.superposition.writing.summer import norm2
 
-_AHEAD = 3  # tensors that are whole in memory, beside the one that is written
+_AHEAD = 3  # tensors that are whole in memory, beside the one that is written: it bounds memory
 
 
 class _Found(NamedTuple):

@@ -264,6 +264,7 @@ def norm2(tuned: torch.Tensor, base: torch.Tensor, start: int, count: int) -> fl
 
 
 _EXPONENTS = 100
+"""Bounds e, so that 2^-e and 2^e are numbers of fp32; a reader takes e up to 200."""
 
 
 def fixed_exponents(base: Checkpoint, rules: Mapping[str, Rule], room: int) -> dict[str, int]:

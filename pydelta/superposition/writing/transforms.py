@@ -22,7 +22,6 @@ from concurrent.futures import Future
 import torch
 
 from pydelta import ops
-from pydelta.calibration import Calibration
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.workers import Workers
 from pydelta.core.check import compute_dtype
@@ -38,6 +37,7 @@ from pydelta.superposition.writing.options import Options
 CANDIDATES = ("sign", "hadamard")
 _GAIN = 0.9  # the form's own transform stays unless the other leaves less than this share of its error
 _ELEMENTS, _FEW, _MANY = 1 << 18, 16, 64
+"""Elements of a sample, and its least and most rows: they bound time and memory."""
 
 Errors = Mapping[str, float]
 
@@ -47,7 +47,6 @@ class TransformChooser:
 
     Args:
         buckets: the models that share sums.
-        calibrations: model -> what its layers see.
     """
 
     def __init__(
@@ -57,10 +56,9 @@ class TransformChooser:
         rules: Mapping[str, Rule],
         options: Options,
         buckets: Sequence[Sequence[str]],
-        calibrations: Mapping[str, Calibration],
     ) -> None:
         self._base, self._models, self._rules = base, models, rules
-        self._options, self._buckets, self._calibrations = options, buckets, calibrations
+        self._options, self._buckets = options, buckets
         tables = {name: slots(rules, options.seed, name, options.shuffle_layers) for name in models}
         self._sources = {
             name: {slot: source for source, slot in table.items()} for name, table in tables.items()
@@ -134,7 +132,7 @@ class TransformChooser:
     def _inputs(self, model: str, name: str, delta: torch.Tensor) -> torch.Tensor:
         """What stands for the inputs of a layer."""
         y = delta.double()
-        seen = self._calibrations.get(model)
+        seen = self._options.calibrations.get(model)
         if seen is None or name not in seen.layers:
             return y
         norm = y.norm(dim=0)

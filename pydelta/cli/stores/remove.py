@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     name, path = split_model(args.model)
-    if "=" in args.model and name != args.name:
+    if args.model == f"{name}={path}" and name != args.name:
         args.fail(f"--model must be of the model {args.name!r}, got {args.model!r}")
     store = Superposition.open(args.store)
     report(store.remove(args.name, path, base=args.base, progress=not args.quiet), args)

@@ -6,6 +6,7 @@ import argparse
 
 from pydelta.cli.arguments import (
     Commands,
+    add_axis_flag,
     add_calibration_flag,
     add_mask_flags,
     add_missing_flag,
@@ -62,6 +63,7 @@ def add(commands: Commands) -> None:
         metavar="X",
         help="factor of a retrieved delta; default: %(default)s",
     )
+    add_axis_flag(parser)
     add_calibration_flag(parser)
     add_missing_flag(parser)
     add_output_flags(parser)
@@ -133,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
         drop_large=args.drop_large,
         residual=args.residual,
         lam=args.lam,
+        input_dims=dict(args.input_dims),
         calibration=calibration_files(args, models),
         allow_missing=args.allow_missing,
         force=args.force,

@@ -1,0 +1,1 @@
+"""Commands that make a store, change it and read it."""
