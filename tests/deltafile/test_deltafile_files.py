@@ -99,8 +99,8 @@ FIELDS = {
     "fingerprint": (lambda c: c["base"].update(fingerprint="0"), "base.fingerprint must be a SHA-256 in hex"),
     "base tensor": (lambda c: c["base"]["tensors"].update(w=1), "base.tensors.w must be an object, got 1"),
     "base dtype": (
-        lambda c: c["base"]["tensors"]["w"].update(dtype="F4"),
-        "base.tensors.w.dtype must be a dtype of safetensors, got 'F4'",
+        lambda c: c["base"]["tensors"]["w"].update(dtype="f4"),
+        "base.tensors.w.dtype must be a dtype of safetensors, got 'f4'",
     ),
     "base shape": (
         lambda c: c["base"]["tensors"]["w"].update(shape=[-1]),

@@ -2,7 +2,7 @@
 
 PYTHONPATH=tests/support python tests/golden/make_stores.py
 
-Those of version 1, beside this file, were made by the pydelta that wrote it.
+Those of earlier versions, beside this file and in v2 and v3, were made by the pydelta that wrote them first.
 """
 
 import json
@@ -10,21 +10,12 @@ import shutil
 from pathlib import Path
 
 import torch
-from store_forms import LATEST
+from store_forms import DEPARTING
 
 import pydelta
-from pydelta.calibration import Calibration, LayerStatistics
 from pydelta.superposition.format.manifest import VERSION
 
-LAYER = "model.layers.1.mlp.weight"
 HERE = Path(__file__).parent
-SHAPES = {
-    "model.layers.0.mlp.weight": (4, 24),
-    "model.layers.1.mlp.weight": (4, 24),
-    "model.layers.10.mlp.weight": (4, 24),
-    "model.layers.0.norm.weight": (24,),
-    "conv.weight": (2, 5, 3, 3),
-}
 
 
 def values(factor: int, shape: tuple[int, ...]) -> torch.Tensor:
@@ -33,27 +24,34 @@ def values(factor: int, shape: tuple[int, ...]) -> torch.Tensor:
     return ((torch.arange(1, count + 1) * factor % 1021).float() / 512 - 1).reshape(shape).bfloat16()
 
 
+def departing() -> None:
+    """A fine-tune with a head, a longer vocabulary, packed integers, another dtype and a chat template."""
+    base = pydelta.load_checkpoint(HERE / "base")
+    base |= {
+        "embed.weight": values(401, (6, 24)),
+        "q.qweight": torch.arange(8, dtype=torch.int32).reshape(2, 4),
+    }
+    base |= {"q.scales": values(3, (2, 4)), "mtp.weight": values(5, (3, 24))}
+    pydelta.save_checkpoint(base, HERE / "departing" / "base", force=True)
+    tuned = {n: x + values(7, x.shape) / 64 if x.is_floating_point() else x for n, x in base.items()}
+    del tuned["mtp.weight"]
+    tuned |= {"embed.weight": values(409, (8, 24)), "q.qweight": base["q.qweight"] * 3}
+    tuned |= {"conv.weight": tuned["conv.weight"].float() + 2**-12, "head.weight": values(31, (3, 24))}
+    pydelta.save_checkpoint(tuned, HERE / "departing" / "a", force=True)
+    (HERE / "departing" / "a" / "chat_template.jinja").write_text("{{ messages }}")
+
+
 def main() -> None:
-    base = {name: values(397 + i, shape) for i, (name, shape) in enumerate(SHAPES.items())}
-    buffers = {"position_ids": torch.arange(3)}
-    pydelta.save_checkpoint(base | buffers, HERE / "base", force=True)
-    for file, factor in (("a", 7), ("b", 11)):
-        tuned = {n: (x.float() + values(factor, x.shape).float() / 64).bfloat16() for n, x in base.items()}
-        pydelta.save_checkpoint(tuned | buffers, HERE / f"{file}.safetensors", force=True)
-    inputs = values(13, (9, 24)).float() * torch.arange(24)
-    delta = pydelta.load_checkpoint(HERE / "b.safetensors")[LAYER].float() - base[LAYER].float()
-    output = float((inputs @ delta.T).square().sum())
-    layer = LayerStatistics(inputs.norm(dim=0), inputs.mean(0), len(inputs), 1, output)
-    Calibration({LAYER: layer}).save(HERE / "calibration.safetensors", force=True)
-    models = {"a/ä": HERE / "a.safetensors", "b": HERE / "b.safetensors"}
-    for kind, options in LATEST.items():
+    (HERE / "departing").mkdir(exist_ok=True)
+    departing()
+    inputs = HERE / "departing"
+    for kind, options in DEPARTING.items():
         folder = HERE / f"v{VERSION}" / kind
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(exist_ok=True)
         with pydelta.use_backend("reference"):
-            store = pydelta.Superposition.create(HERE / "base", models, folder, **options)
-            for name, path in models.items():
-                store.retrieve(name, folder.with_name(f"{kind}-{path.name}"), force=True)
+            store = pydelta.Superposition.create(inputs / "base", {"a": inputs / "a"}, folder, **options)
+            store.retrieve("a", folder.with_name(f"{kind}-a.safetensors"), force=True)
         content = json.loads((store.path / "store.json").read_text())
         content["base"] |= {"path": "base", "stamps": {}}
         (store.path / "store.json").write_text(json.dumps(content, separators=(",", ":")) + "\n")

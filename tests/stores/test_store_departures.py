@@ -194,3 +194,41 @@ def test_a_store_of_many_models_holds_few_files(tmp_path):
     assert "m9" in changed.models
     with pytest.raises(ValueError, match="the store has changed since it was opened"):
         store.retrieve("m9")
+
+
+@pytest.mark.parametrize("options", [{}, {"rate": 0.5}, {"shuffle_layers": True, "exact": True}])
+def test_weights_under_two_names_stay_equal(tmp_path, options):
+    first, second = "embed_tokens.weight", "lm_head.weight"
+    base = {**BASE, second: BASE[first]}
+    models = {"a": {**moved(base), "norm.weight": base["norm.weight"]}, "b": moved(base, 1.5)}
+    models["c"] = {**models["a"], second: models["a"][second] + 8}
+    models["d"] = {name: x for name, x in models["a"].items() if name != second}
+    for name, tensors in {"base": base, **models}.items():
+        save_checkpoint(tensors, tmp_path / name)
+    where = {name: tmp_path / name for name in models}
+    store = Superposition.create(tmp_path / "base", where, tmp_path / "store", **options)
+    assert store.manifest.rules[second].tied == first
+    for name in "ab":
+        out = load_checkpoint(store.retrieve(name, tmp_path / f"{name}-out"))
+        assert torch.equal(out[first], out[second])
+    assert torch.equal(store.retrieve("c")[second], models["c"][second])
+    assert store.retrieve("d").keys() == models["d"].keys()
+    assert Superposition.verify(store.path) == []
+
+
+def test_tied_modules_are_served(tmp_path):
+    base = {
+        "embed.weight": torch.arange(24.0).reshape(6, 4),
+        "lm_head.weight": torch.arange(24.0).reshape(6, 4),
+    }
+    store = make(tmp_path, base, a=moved(base))
+    module = torch.nn.ModuleDict(
+        {"embed": torch.nn.Embedding(6, 4), "lm_head": torch.nn.Linear(4, 6, bias=False)}
+    )
+    with pytest.raises(
+        ValueError, match=r"'lm_head.weight' and 'embed.weight' are two tensors, in the store one"
+    ):
+        store.attach(module)
+    module["lm_head"].weight = module["embed"].weight
+    store.attach(module).activate("a")
+    assert torch.equal(module["lm_head"].weight, store.retrieve("a")["lm_head.weight"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from checkpoints import equal, family, listing, paths, sums, tuned
 from paths import GOLDEN
-from store_forms import LATEST
+from store_forms import DEPARTING, LATEST
 
 from pydelta import Superposition, load_checkpoint, save_checkpoint
 from pydelta.superposition.format.manifest import exact_name
@@ -75,6 +75,22 @@ def test_golden_stores_are_still_written(tmp_path, kind):
     ]
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)  # sums, whose order torch may choose
     assert ours == theirs | (LATER if kind.startswith("v2") else {})
+
+
+@pytest.mark.parametrize("kind", DEPARTING)
+def test_golden_stores_of_departing_models_are_read_and_written(tmp_path, kind):
+    inputs, golden = GOLDEN / "departing", GOLDEN / "v4" / kind
+    shutil.copytree(golden, tmp_path / "old")
+    old = Superposition.open(tmp_path / "old")
+    assert equal(
+        old.retrieve("a", base=inputs / "base"), load_checkpoint(GOLDEN / f"v4/{kind}-a.safetensors")
+    )
+    assert Superposition.verify(old.path, base=inputs / "base") == []
+    Superposition.create(inputs / "base", {"a": inputs / "a"}, tmp_path / "store", **DEPARTING[kind])
+    found, expected = listing(tmp_path / "store"), listing(golden)
+    for files in (found, expected):
+        del files["store.json"], files["log.jsonl"]
+    assert found == expected
 
 
 def norms_of(model):

@@ -13,3 +13,10 @@ LATEST = {
     },
     "residual": {"mask": "breadcrumbs", "keep": 0.5, "residual": 0.1, "bits": 1, "room": 2},
 }
+"""Of version 3, which stores still have whose models are in everything else like their base."""
+
+DEPARTING = {
+    "own": {"allow_missing": ["mtp.*"]},
+    "own-codes": {"allow_missing": ["mtp.*"], "rate": 4, "residual": 0.1, "mask": "magnitude", "keep": 0.5},
+}
+"""Of version 4."""

@@ -77,6 +77,9 @@ class Departures:
                 dtype = self.dtypes.get(name, dtype)
             unchanged = (shape, dtype) == (rule.shape, rule.dtype)
             tensors[name] = TensorInfo(name, dtype, shape) if unchanged else self._info(name, dtype, shape)
+        for name, rule in rules.items():
+            if rule.tied is not None and name in tensors and name not in self.own:
+                tensors[name] = dataclasses.replace(tensors[rule.tied], name=name)
         return tensors | {name: info for name, info in self.own.items() if name not in rules}
 
     def _info(self, name: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:

@@ -135,10 +135,16 @@ class Manifest:
         """The transform of a superposed tensor."""
         return self.rules[tensor].transform or self.transform
 
+    @property
+    def _departs(self) -> bool:
+        """Whether models have anything otherwise than the base, or the base has a weight under two names."""
+        tied = any(rule.tied for rule in self.rules.values())
+        return tied or any(model.departs for model in self.models.values())
+
     def dump(self) -> str:
         content = {
             "format": FORMAT,
-            "version": VERSION if any(model.departs for model in self.models.values()) else PLAIN_VERSION,
+            "version": VERSION if self._departs else PLAIN_VERSION,
             "pydelta": self.made_by,
             "transform": self.transform,
             "shuffle_layers": self.shuffle_layers,

@@ -32,7 +32,7 @@ from pydelta.superposition.format.manifest import (
     model_files,
 )
 from pydelta.superposition.format.mask import Masking
-from pydelta.superposition.format.rules import BASE, EXACT, SUPERPOSED, Rule
+from pydelta.superposition.format.rules import BASE, EXACT, SUPERPOSED, TIED, Rule
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _DTYPE = re.compile(r"[A-Z][A-Z0-9_]{0,31}")
@@ -72,6 +72,12 @@ def _manifest(read: _Reader, content: dict[str, Any], version: int) -> Manifest:
     tensors = {name: read.entry("tensors", name, value) for name, value in read.items(content, "tensors")}
     entries = {name: read.entry("models", name, value) for name, value in read.items(content, "models")}
     rules = {name: read.rule(name, entry) for name, entry in tensors.items()}
+    for name, rule in rules.items():
+        first = rules.get(rule.tied or name)
+        fits = rule.tied is None or (
+            version > 3 and first is not None and (first.rule, first.shape) == (SUPERPOSED, rule.shape)
+        )
+        read.require(fits, f"tensors.{name}.tied", "be a superposed tensor of its shape", rule.tied)
     transform = read.one_of(content, "transform", TRANSFORMS if version < 3 else (*TRANSFORMS, AUTO))
     if transform == AUTO:
         rules = {
@@ -297,12 +303,13 @@ class _Reader:
 
     def rule(self, name: str, entry: dict[str, Any]) -> Rule:
         where = f"tensors.{name}"
-        rule = self.one_of(entry, "rule", (SUPERPOSED, EXACT, BASE))
+        rule = self.one_of(entry, "rule", (SUPERPOSED, EXACT, BASE, TIED))
         dtype, shape = self.info(where, entry)
         dim = entry.get("dim")
         fits = type(dim) is int and 0 <= dim < len(shape) if rule == SUPERPOSED else dim is None
         self.require(fits, f"{where}.dim", "be the input axis of a superposed tensor", dim)
-        return Rule(rule, dtype, shape, dim)
+        tied = self.get(entry, "tied", str) if rule == TIED else None
+        return Rule(rule, dtype, shape, dim, tied=tied)
 
     def info(self, where: str, entry: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
         dtype, shape = self.get(entry, "dtype", str), self.get(entry, "shape", list)

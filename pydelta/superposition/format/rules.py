@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import re
 from collections.abc import Container, Mapping, Sequence
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
+from pydelta.checkpoint.digest import tensor_digest
 from pydelta.checkpoint.kinds import counts_up, is_index, scales_of
 from pydelta.checkpoint.tensor_names import (
     FLOATS,
@@ -20,7 +22,10 @@ from pydelta.checkpoint.tensor_names import (
     layer_of,
 )
 
-SUPERPOSED, EXACT, BASE = "superposed", "exact", "base"
+SUPERPOSED, EXACT, BASE, TIED = "superposed", "exact", "base", "tied"
+
+_VOCABULARY = re.compile(r"embed|wte|shared|lm_head|\bemb\b")
+_NO_VOCABULARY = re.compile(r"pos|patch|type|time")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +33,12 @@ class Rule:
     """One tensor of the base.
 
     Attributes:
-        rule: "superposed", "exact" (kept per model) or "base" (the base's own, where a model has the same).
+        rule: "superposed", "exact" (kept per model) or "base" (the base's own, where a model has
+            the same) or "tied" (another tensor under a second name).
         dtype, shape: the base's.
         dim: the input axis of a superposed tensor, counted from the front; else None.
         transform: of a superposed tensor, where a store has chosen one for each; else None.
+        tied: the superposed tensor that a tied one is; else None.
     """
 
     rule: str
@@ -39,6 +46,7 @@ class Rule:
     shape: tuple[int, ...]
     dim: int | None = None
     transform: str | None = None
+    tied: str | None = None
 
 
 def rules_of(base: Checkpoint, input_dims: Mapping[str, int] | None = None) -> dict[str, Rule]:
@@ -57,12 +65,41 @@ def rules_of(base: Checkpoint, input_dims: Mapping[str, int] | None = None) -> d
         if not fnmatch.filter(base.names, pattern):
             raise ValueError(f"[compress] input_dims must match a tensor of {base.path}, got {pattern!r}")
     scales = scales_of(base.tensors)
-    return {
+    rules = {
         name: Rule(BASE, info.dtype, info.shape)
         if is_index(name) or (info.dtype in FLOATS and len(info.shape) > 1 and counts_up(base, name))
         else _rule(info, dims, scales)
         for name, info in base.tensors.items()
     }
+    return rules | _tied(base, rules)
+
+
+def is_vocabulary(name: str) -> bool:
+    """Whether the rows of a tensor stand for words, by its name."""
+    return bool(_VOCABULARY.search(name)) and not _NO_VOCABULARY.search(name)
+
+
+def same_numbers(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    """Whether two tensors of a checkpoint are one under two names: a file holds a tied weight twice."""
+    a, b = checkpoint.tensors[one], checkpoint.tensors[other]
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    return all(
+        tensor_digest(checkpoint, one, sampled=sampled) == tensor_digest(checkpoint, other, sampled=sampled)
+        for sampled in (True, False)
+    )
+
+
+def _tied(base: Checkpoint, rules: Mapping[str, Rule]) -> dict[str, Rule]:
+    """The rules of embeddings that the base holds a second time: to stay equal they are summed once."""
+    names = sorted(n for n, rule in rules.items() if rule.rule == SUPERPOSED and is_vocabulary(n))
+    names.sort(key=lambda name: "lm_head" in name)
+    tied: dict[str, Rule] = {}
+    for i, name in enumerate(names):
+        first = next((x for x in names[:i] if x not in tied and same_numbers(base, x, name)), None)
+        if first is not None and rules[first].dim == rules[name].dim:
+            tied[name] = Rule(TIED, rules[name].dtype, rules[name].shape, tied=first)
+    return tied
 
 
 def slots(rules: Mapping[str, Rule], seed: int, model: str, shuffle_layers: bool) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pydelta.checkpoint.tensors import NAMES, TORCH
 from pydelta.checkpoint.workspace import Workspace
 from pydelta.core.check import compute_dtype
 from pydelta.superposition.format.departures import Departures
-from pydelta.superposition.format.rules import BASE, Rule
+from pydelta.superposition.format.rules import BASE, TIED, Rule
 
 
 class AlignedModel:
@@ -38,7 +38,9 @@ class AlignedModel:
         self._work = Workspace()
         self.path: Path = tuned.path
         self.names = base.names
-        differ = [name for name in base.names if rules[name].rule != BASE and not self._fits(name)]
+        differ = [
+            name for name in base.names if rules[name].rule not in (BASE, TIED) and not self._fits(name)
+        ]
         if differ:
             names = ", ".join(differ)
             raise ValueError(f"{tuned.path} differs from the base in name, shape or dtype: {names}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydelta.superposition.format.files import StoreFiles
-from pydelta.superposition.format.rules import EXACT, SUPERPOSED, Rule
+from pydelta.superposition.format.rules import BASE, EXACT, SUPERPOSED, TIED, Rule
 from pydelta.superposition.reading.describe import describe
 from pydelta.superposition.reading.errors import relative_error
 
@@ -117,7 +117,8 @@ class Contents:
             for tensor, info in departs.own.items()
             if tensor not in rules or info.shape != rules[tensor].shape or rules[tensor].rule != EXACT
         ]
-        return [*other, *departs.rows]
+        lacks = [tensor for tensor in sorted(departs.lacks) if rules[tensor].rule not in (BASE, TIED)]
+        return [*other, *departs.rows, *lacks]
 
     def _superposed(self, model: str, tensor: str) -> Rule:
         self._known(model)

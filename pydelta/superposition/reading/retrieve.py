@@ -84,6 +84,10 @@ class Retrieval:
         self.tensors |= {n: info for n, info in same.items() if info.dtype == self.tensors[n].dtype}
         self._slots = files.slots(name)
         self._work = Workspace()
+        self._twins: dict[str, list[str]] = {}
+        for tensor, rule in self.rules.items():
+            if rule.tied and tensor in self.tensors and tensor not in self._departs.own:
+                self._twins.setdefault(rule.tied, []).append(tensor)
         # What has not been written to since the store was made needs no hashing.
         self._unknown = stamps(self.base) != manifest.base_stamps
 
@@ -119,6 +123,10 @@ class Retrieval:
 
     def _start(self, workers: Workers, name: str, sink: Sink) -> None:
         rule, dtype = self.rules.get(name), TORCH[self.tensors[name].dtype]
+        if rule is not None and rule.tied and name not in self._departs.own:
+            return  # comes with the tensor that it is
+        if twins := self._twins.get(name):
+            sink = functools.partial(_write_all, sink, (name, *twins))
         if rule is None or not self._departs.superposes(name, rule):
             is_base = rule is not None and rule.rule == BASE and name not in self._departs.own
             source = self.base if is_base else self._exact
@@ -215,6 +223,12 @@ def _parts(rule: Rule) -> Iterator[tuple[int, tuple[int, ...]]]:
 
 def _keep(tensors: dict[str, torch.Tensor], name: str, part: torch.Tensor, start: int) -> None:
     tensors[name].view(-1)[start : start + part.numel()] = part.view(-1)
+
+
+def _write_all(sink: Sink, names: tuple[str, ...], name: str, part: torch.Tensor, start: int) -> None:
+    """One tensor under all of its names."""
+    for each in names:
+        sink(each, part, start)
 
 
 def _copy(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from pydelta.checkpoint.tensors import TORCH
-from pydelta.superposition.format.rules import BASE, Rule
+from pydelta.superposition.format.rules import BASE, TIED, Rule
 from pydelta.superposition.serving.names import Conversion, Live, Mapping5, nearest
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
@@ -51,7 +51,9 @@ def bind(
             "got True"
         )
     live = tensors_of(module)
-    wanted = {_renamed(name, rename or {}): name for name, rule in rules.items() if rule.rule != BASE}
+    wanted = {
+        _renamed(name, rename or {}): name for name, rule in rules.items() if rule.rule not in (BASE, TIED)
+    }
     bound = _bound(module, list(wanted), wanted, live, rules, prefix)
     bound_names = {*bound.direct, *(name for c in bound.conversions for name in c.names)}
     missing = [name for name in wanted.values() if name not in bound_names]
@@ -64,6 +66,7 @@ def bind(
     if len(devices) > 1:
         problems.append(f"its tensors lie on {', '.join(devices)}")
     problems += _ties(bound.direct)
+    problems += _untied(bound.direct, rules, live)
     if problems:
         bound_live = {id(x) for x in whole}
         free = {path: x for path, x in live.items() if id(x) not in bound_live}
@@ -97,6 +100,21 @@ def _bound(
     own, conversions = Mapping5(module, live).resolve(names, stored, rules)
     met = len(own) + sum(len(c.names) for c in conversions)
     return Bound(own, conversions) if met > len(direct) else Bound(direct, [])
+
+
+def _untied(direct: Live, rules: Mapping[str, Rule], live: Live) -> list[str]:
+    """Tensors that are one in the store and two in the module, where the second would not be written."""
+    problems = []
+    for name, rule in rules.items():
+        first = direct.get(rule.tied) if rule.tied else None
+        for path in (path for path, x in live.items() if x is first):
+            assert rule.tied is not None
+            twin = live.get(path.removesuffix(rule.tied) + name)
+            if rule.tied.endswith(path):
+                twin = live.get(name.removeprefix(rule.tied.removesuffix(path)))
+            if twin is not None and first is not None and twin.data_ptr() != first.data_ptr():
+                problems.append(f"{name!r} and {rule.tied!r} are two tensors, in the store one: tie them")
+    return problems
 
 
 def _renamed(name: str, rename: Mapping[str, str]) -> str:

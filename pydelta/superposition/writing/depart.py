@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
-from pydelta.checkpoint.digest import tensor_digest
 from pydelta.checkpoint.kinds import is_index, same_bytes
 from pydelta.checkpoint.tensor_names import FLOATS
 from pydelta.superposition.format.departures import Departures
-from pydelta.superposition.format.rules import BASE, SUPERPOSED, Rule
+from pydelta.superposition.format.rules import BASE, SUPERPOSED, TIED, Rule, is_vocabulary, same_numbers
 
 _BUFFERS = (
     "*rotary_emb.inv_freq",
@@ -23,9 +21,6 @@ _BUFFERS = (
     "*.attention.masked_bias",
 )
 """What older checkpoints hold and newer code neither reads nor writes."""
-
-_VOCABULARY = re.compile(r"embed|wte|shared|lm_head|\bemb\b")
-_NO_VOCABULARY = re.compile(r"pos|patch|type|time")
 
 
 def departures(
@@ -67,7 +62,7 @@ def _absent(
         name
         for name in base.names
         if name not in model.tensors
-        and rules[name].rule != BASE
+        and rules[name].rule not in (BASE, TIED)
         and not any(fnmatch.fnmatchcase(name, pattern) for pattern in (*_BUFFERS, *patterns))
         and not _stands_twice(base, model, name)
     ]
@@ -75,18 +70,7 @@ def _absent(
 
 def _stands_twice(base: Checkpoint, model: Checkpoint, name: str) -> bool:
     """Whether the base has the same bytes under a name that the model has: a tied weight stored twice."""
-    info = base.tensors[name]
-    alike = [
-        other.name
-        for other in base.tensors.values()
-        if (other.dtype, other.shape) == (info.dtype, info.shape) and other.name in model.tensors
-    ]
-    sampled = tensor_digest(base, name, sampled=True)
-    return any(
-        tensor_digest(base, other, sampled=True) == sampled
-        and tensor_digest(base, other) == tensor_digest(base, name)
-        for other in alike
-    )
+    return any(same_numbers(base, name, other) for other in base.names if other in model.tensors)
 
 
 def _departures(base: Checkpoint, model: Checkpoint, rules: Mapping[str, Rule]) -> Departures:
@@ -96,6 +80,10 @@ def _departures(base: Checkpoint, model: Checkpoint, rules: Mapping[str, Rule]) 
     for name, mine in base.tensors.items():
         theirs, rule = model.tensors.get(name), rules[name]
         if theirs is None or (rule.rule == BASE and _is_base(base, model, name)):
+            continue
+        if rule.tied is not None:
+            if rule.tied not in model.tensors or not same_numbers(model, rule.tied, name):
+                own[name] = theirs
             continue
         alike = (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
         if alike and rule.rule != BASE:
@@ -131,8 +119,7 @@ def _vocabularies(base: Checkpoint, model: Checkpoint) -> set[tuple[int, int]]:
         if (theirs := model.tensors.get(name)) is not None
         and len(mine.shape) == len(theirs.shape) == 2
         and mine.shape[0] != theirs.shape[0]
-        and _VOCABULARY.search(name)
-        and not _NO_VOCABULARY.search(name)
+        and is_vocabulary(name)
     }
 
 
