@@ -106,14 +106,15 @@ def between(delta, index, row, group, inside, norm):
     if norm is not None:
         magnitude = magnitude * norm
     kept = before(magnitude, index, row, 5, group, inside)
-    return tl.where(kept & (before(magnitude, index, row, 7, group, inside) == 0), delta, 0.0)
+    kept = kept & (before(magnitude, index, row, 7, group, inside) == 0)
+    return delta * tl.where(kept, 1.0, 0.0)
 
 
 @triton.jit
 def drawn(delta, row, start, ALIGNED: tl.constexpr):
     if tl.load(row + 1) == RANDOM:
         draws = draw(tl.load(row + 2), tl.load(row + 3), start, ALIGNED, delta.numel)
-        delta = tl.where(draws.to(tl.int64) < tl.load(row + 4), delta * number(row, 10), 0.0)
+        delta = delta * tl.where(draws.to(tl.int64) < tl.load(row + 4), number(row, 10), 0.0)
     return delta
 
 
@@ -125,7 +126,7 @@ def by_rank(delta, row, at, start, inside, ALIGNED: tl.constexpr):
         factors = tl.load(row + 6).to(tl.pointer_type(tl.float32))
         rank = tl.load(tl.load(row + 7).to(tl.pointer_type(tl.int32)) + at, mask=inside)
         kept = draws.to(tl.int64) < tl.load(bounds + rank, mask=inside)
-        delta = tl.where(kept, delta * tl.load(factors + rank, mask=inside), 0.0)
+        delta = delta * tl.where(kept, tl.load(factors + rank, mask=inside), 0.0)
     return delta
 
 
@@ -155,7 +156,10 @@ def masked(
     HAS_RANDOM: tl.constexpr, HAS_DELLA: tl.constexpr, HAS_CUTS: tl.constexpr, HAS_ROW_CUTS: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """Kept deltas times their factors, zero elsewhere. ``HAS_``: whether any model's mask is of that kind."""
+    """Deltas times their factors, dropped ones times 0, so that no mask hides NaN and infinities.
+
+    ``HAS_``: whether any model's mask is of that kind.
+    """
     at = first + tl.arange(0, delta.numel)
     if HAS_RANDOM:
         delta = drawn(delta, row, start + first, ALIGNED)

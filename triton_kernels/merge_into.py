@@ -79,7 +79,7 @@ def merge(
         total += delta if ELECT == _UNWEIGHTED else delta * weight
     if ELECT != _SUM:
         minus = total < 0
-        total, divisor = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+        total, divisor = tl.where(total != total, total, 0.0), tl.zeros((BLOCK,), tl.float32)
         for k in range(models):
             delta, weight = delta_of(
                 k, origin, like, table, first, n, start, inside,

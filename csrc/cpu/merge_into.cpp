@@ -101,12 +101,18 @@ PYDELTA_INLINE inline Vec<C> divide(Vec<C> a, Vec<C> b) {
   return a / (size < broadcast(C(kLeastDivisor)) ? one : b);
 }
 
+// v where it is NaN, 0 elsewhere.
+template <class C>
+PYDELTA_INLINE inline Vec<C> only_nan(Vec<C> v) {
+  return bit_cast<Vec<C>>(bit_cast<VecBits<C>>(v) & (VecBits<C>)(v != v));
+}
+
 // TIES: the sum of the terms whose sign is that of the sum of all values. Values are weighted deltas, or
-// those without weights (`plain`).
+// those without weights (`plain`). A sum that is NaN stays.
 template <bool plain, Keep keep, Order order, class T, class C = compute_t<T>>
 PYDELTA_INLINE inline Pair<C> elected_sum(const TileModel<T>* models, int count, Pair<C> base,
                                           Pair<C>* values, int64_t j, int64_t left, bool normalize) {
-  Pair<C> all{}, sum{}, divisor{};
+  Pair<C> all{}, divisor{};
   for (int k = 0; k < count; ++k) {
     const TileModel<T>& m = models[k];
     const Pair<C> theta = load_ahead<order>(m.tuned + j, left);
@@ -117,6 +123,7 @@ PYDELTA_INLINE inline Pair<C> elected_sum(const TileModel<T>* models, int count,
   }
   const VecBits<C> minus_a = (VecBits<C>)(all.a < Vec<C>{}) & kSignBit<C>,
                    minus_b = (VecBits<C>)(all.b < Vec<C>{}) & kSignBit<C>;
+  Pair<C> sum{only_nan<C>(all.a), only_nan<C>(all.b)};
   for (int k = 0; k < count; ++k) {
     const Vec<C> weight = broadcast(models[k].weight);
     const Pair<C> v = values[k], term = plain ? Pair<C>{v.a * weight, v.b * weight} : v;

@@ -70,6 +70,8 @@ __device__ __forceinline__ Cut cut_of(const void* magnitudes, const void* indice
   return {static_cast<const float*>(magnitudes)[row], static_cast<const int64_t*>(indices)[row] - first};
 }
 
+// What is dropped is multiplied by 0, so that NaN stays and an infinity becomes NaN: no mask hides them.
+
 // Rows may end within a vector, several times if they are short. A whole tensor is one row without an end.
 template <int V>
 __device__ __forceinline__ void keep_between(float (&d)[V], const DeviceMask& mask, const Place& place) {
@@ -92,7 +94,7 @@ __device__ __forceinline__ void keep_between(float (&d)[V], const DeviceMask& ma
     }
     float m = fabsf(d[i]);
     if (norm != nullptr && i < place.count) m = __fmul_rn(m, norm[column + i]);
-    d[i] = low.before(m, i) && !high.before(m, i) ? d[i] : 0;
+    d[i] = __fmul_rn(d[i], low.before(m, i) && !high.before(m, i) ? 1.0f : 0.0f);
   }
 }
 
@@ -107,7 +109,7 @@ __device__ __forceinline__ void keep_by_rank(float (&d)[V], const DeviceMask& ma
   for (int i = 0; i < V; ++i) {
     if (i >= place.count) continue;
     const int r = rank[i];
-    d[i] = int64_t(draws[i]) < below[r] ? __fmul_rn(d[i], factor[r]) : 0;
+    d[i] = __fmul_rn(d[i], int64_t(draws[i]) < below[r] ? factor[r] : 0.0f);
   }
 }
 
@@ -116,10 +118,10 @@ __device__ __forceinline__ void keep_drawn(float (&d)[V], const DeviceMask& mask
   uint32_t draws[V];
   draw(draws, mask.key, uint64_t(place.start + place.at));
 #pragma unroll
-  for (int i = 0; i < V; ++i) d[i] = draws[i] < mask.below ? __fmul_rn(d[i], mask.factor) : 0;
+  for (int i = 0; i < V; ++i) d[i] = __fmul_rn(d[i], draws[i] < mask.below ? mask.factor : 0.0f);
 }
 
-// Kept deltas times their factors, zero elsewhere. All threads of a launch take the same way.
+// Deltas times their factors. All threads of a launch take the same way.
 template <int V>
 __device__ __forceinline__ void apply(const DeviceMask& mask, float (&d)[V], const Place& place) {
   if (mask.kind == MaskKind::random) {

@@ -36,7 +36,8 @@ template <class T>
 using MergePlan = Plan<16 / int(sizeof(T)), 1, 256, false>;
 
 // One pass over the models for the sum. An election takes a second one, now that the signs are known: the
-// terms are made again, from the cache, rather than kept. Two models are under way while one is worked on.
+// terms are made again, from the cache, rather than kept. A sum that is NaN stays. Two models are under way
+// while one is worked on.
 template <class T, class List, bool kMasked, bool kElects>
 __global__ void __launch_bounds__(256, kElects ? 3 : 4) merge(const __grid_constant__ Merge<T, List> g) {
   using P = MergePlan<T>;
@@ -60,7 +61,7 @@ __global__ void __launch_bounds__(256, kElects ? 3 : 4) merge(const __grid_const
   for (int pass = 0; pass < (elects ? 2 : 1); ++pass) {
     if (pass == 1) {
 #pragma unroll
-      for (int i = 0; i < V; ++i) minus[i] = sum[i] < 0, sum[i] = 0;
+      for (int i = 0; i < V; ++i) minus[i] = sum[i] < 0, sum[i] = sum[i] != sum[i] ? sum[i] : 0;
     }
     load_tuned(next, 0);
     load_tuned(after, 1);

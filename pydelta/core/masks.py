@@ -3,6 +3,9 @@
 Magnitudes stand in one total order, on every backend: larger |delta| first, among equals the lower index
 first. A cut (m, i) of that order has before it the elements with |delta| > m, and those with |delta| = m
 and an index below i; so a mask keeps an exact number of elements.
+
+NaN ranks first and takes a place of that number, and lies before no cut. No mask hides it: what is dropped is
+multiplied by 0, so NaN stays NaN and a dropped infinity becomes NaN.
 """
 
 from __future__ import annotations

@@ -106,6 +106,8 @@ def magnitude_threshold(
     floor(drop_large N) are dropped, and of the rest the first floor(keep N) are kept, or all if there are
     fewer. Equivalent to a stable sort of each group; the same bits on every backend. Not differentiable.
 
+    NaN ranks first and takes a place of the count; the masks that the cuts are leave it NaN.
+
     Args:
         x: float32, bfloat16, float16 or float64, any shape and strides; for ``group="model"`` a list of them.
         keep: in [0, 1].

@@ -50,6 +50,9 @@ def mask_rescale(
 ) -> torch.Tensor:
     """What a mask leaves of a delta, or of delta - base, multiplied by the mask's factor; zero elsewhere.
 
+    A dropped element is multiplied by 0, as by ``delta * mask`` of torch. So NaN stays NaN whatever the mask
+    says. An infinity stays if it is kept and becomes NaN if it is dropped.
+
     DARE (arXiv 2311.03099), DAREx-q (arXiv 2410.09344), Model Breadcrumbs (arXiv 2312.06795), TIES's trim
     (arXiv 2306.01708), WANDA (arXiv 2306.11695) or DELLA (arXiv 2406.11617), by the mask. Computed in fp32
     (fp64 for fp64) and rounded once, with the same bits on every backend; zeros are positive. Not

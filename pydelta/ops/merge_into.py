@@ -84,6 +84,10 @@ def merge_into(
     see :func:`pydelta.magnitude_threshold`). Each step is rounded to fp32 (fp64 for fp64), sums run in the
     models' order, and the bits are the same on every backend. Not differentiable.
 
+    NaN and infinities are never replaced by the base's value. A NaN in a delta makes the result NaN, whatever
+    masks and elections say; an infinity passes where its mask keeps it and is NaN where it is dropped. An
+    election whose sum is NaN (infinities of both signs) gives NaN.
+
     Args:
         base: float32, bfloat16, float16 or float64, any shape and strides; None is a base of zeros, so that
             tuned models themselves are averaged.

@@ -11,7 +11,10 @@ from pydelta.reference.magnitude_threshold import groups, magnitude
 
 
 def masked(delta: torch.Tensor, mask: KernelMask | None, start: int = 0) -> torch.Tensor:
-    """The delta, in fp32 (fp64), times what the mask's kept elements are multiplied by; zero elsewhere.
+    """The delta, in fp32 (fp64), times what the mask multiplies each element by: a dropped one by 0.
+
+    So NaN stays NaN whatever a mask says, and an infinity that is dropped becomes NaN, as in torch: no mask
+    hides them.
 
     Args:
         start: the index that the first element has in the tensor the mask is of.
@@ -20,14 +23,14 @@ def masked(delta: torch.Tensor, mask: KernelMask | None, start: int = 0) -> torc
         return delta
     if isinstance(mask, RandomMask):
         draws = u32(mask.key, start, delta.numel(), delta.device).view(delta.shape)
-        return torch.where(draws < mask.below, delta * mask.factor, 0)
+        return delta * torch.where(draws < mask.below, torch.tensor(mask.factor, dtype=delta.dtype), 0)
     if isinstance(mask, DellaMask):
         return _della(delta, mask, start)
-    return torch.where(_between(delta, mask, start), delta, 0)
+    return delta * _between(delta, mask, start)
 
 
 def _between(delta: torch.Tensor, cuts: MagnitudeThreshold, start: int) -> torch.Tensor:
-    """Before the low cut and not before the high one."""
+    """Before the low cut and not before the high one; what is no number lies before none."""
     values = groups(magnitude(delta, None, cuts.column_norm), cuts.group)
     first = start if cuts.group == "tensor" else 0
     index = torch.arange(first, first + values.shape[1], device=delta.device)
@@ -47,7 +50,7 @@ def _della(delta: torch.Tensor, mask: DellaMask, start: int) -> torch.Tensor:
         1, order, torch.arange(rows.shape[1], device=delta.device).expand_as(order)
     )
     draws = u32(mask.key, start, delta.numel(), delta.device).view(rows.shape)
-    return torch.where(draws < below[rank], rows * factor.to(rows.dtype)[rank], 0).view(delta.shape)
+    return (rows * torch.where(draws < below[rank], factor.to(rows.dtype)[rank], 0)).view(delta.shape)
 
 
 def mask_rescale(delta: torch.Tensor, mask: KernelMask, *, base: torch.Tensor | None = None) -> torch.Tensor:

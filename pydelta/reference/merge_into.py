@@ -31,7 +31,8 @@ def merge_into(
 
     Delta, mask, rescale, weight, sum, lambda, base: each is rounded to fp32 (fp64), the sums run in the
     models' order. TIES's election (arXiv 2306.01708): per element the sign of the sum is elected (plus for
-    0), terms of the other sign are left out, and ``normalize`` divides by the weights of those that stay.
+    0), terms of the other sign are left out, and ``normalize`` divides by the weights of those that stay. A
+    sum that is NaN elects no sign: the result is NaN.
     """
     compute = compute_dtype(tuned[0].dtype)
     weights = [1.0] * len(tuned) if weights is None else weights
@@ -43,8 +44,9 @@ def merge_into(
     if elect == "sum":
         factor = lam / math.fsum(weights) if normalize else lam
         return (origin + total * factor).to(out_dtype or tuned[0].dtype)
-    minus = (total if elect == "ties" else sum(kept, torch.zeros_like(origin))) < 0
-    agreeing = torch.zeros_like(origin)
+    voted = total if elect == "ties" else sum(kept, torch.zeros_like(origin))
+    minus = voted < 0
+    agreeing = torch.where(voted.isnan(), voted, 0)
     divisor = torch.zeros_like(origin)
     for delta, term, weight in zip(kept, terms, weights, strict=True):
         sign = term if elect == "ties" else delta

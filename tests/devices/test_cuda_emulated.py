@@ -261,8 +261,8 @@ def test_elections_of_equal_values_and_no_values(kernels, dtype):
 @pytest.mark.parametrize("dtype", SINGLES)
 @pytest.mark.parametrize("shape", [(1,), (5, 3), (6, 40), (2, 4099)])
 def test_masked_deltas(kernels, dtype, shape):
-    delta, base = normal(*shape, dtype=dtype), normal(*shape, dtype=dtype, seed=1)
-    for origin in (None, base):
+    whole, base = normal(*shape, dtype=dtype), normal(*shape, dtype=dtype, seed=1)
+    for delta, origin in ((whole, None), (whole, base), (values("nan", *shape, dtype=dtype), None)):
         for mask in some_masks([delta] * 7, origin):
             if mask is not None:
                 out = poisoned(*shape, dtype=dtype)

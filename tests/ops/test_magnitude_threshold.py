@@ -216,13 +216,14 @@ def test_opcheck_and_compilation(backend, device):
 @against_reference
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("group", ["tensor", "row"])
-def test_what_is_no_number_never_stays(backend, device, dtype, group):
-    """NaN is the largest in the order, and before no cut; checkpoints with NaN are refused before this."""
+def test_what_is_no_number_is_never_hidden(backend, device, dtype, group):
+    """NaN ranks first and takes a place of the count, yet it stays whether it is kept or dropped."""
     x = normal(3, 40, dtype=dtype)
     x[0, 1], x[1, 2], x[2, 3] = float("nan"), float("inf"), -float("nan")
-    for keep, drop_large in ((1.0, 0.0), (0.5, 0.0), (0.5, 0.3)):
+    for keep, drop_large in ((1.0, 0.0), (0.5, 0.0), (0.5, 0.3), (0.001, 0.0), (0.5, 0.001), (0.9, 0.026)):
         check(backend, device, x, keep=keep, drop_large=drop_large, group=group)
         mask = BandMask(keep, drop_large, group)
         actual = pydelta.mask_rescale(x.to(device), mask, backend=backend)
-        assert not actual.isnan().any()
+        assert bool(actual[0, 1].isnan())
+        assert bool(actual[2, 3].isnan())
         assert_same_bits(actual, pydelta.mask_rescale(x, mask, backend="reference"))

@@ -153,3 +153,48 @@ def test_the_masks_of_the_reference_need_cuts():
     x = normal(4, 16)
     cuts = reference.magnitude_threshold(x, keep=0.25)
     assert_same_bits(reference.mask_rescale(x, cuts), truth_of(x, MagnitudeMask(0.25)))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", NAMES)
+def test_no_mask_hides_what_is_no_number(backend, device, dtype, name):
+    """NaN stays where it is dropped too; an infinity stays where it is kept, and is NaN where it is dropped,
+    as in ``delta * mask`` of torch. Its finite neighbours do not change."""
+    delta, mask = normal(3, 130, dtype=dtype), masks(130)[name]
+    delta[:, ::7], delta[:, 1::9], delta[:, 2::9] = float("nan"), float("inf"), -float("inf")
+    actual = pydelta.mask_rescale(delta.to(device), on(device, mask), backend=backend).cpu()
+    assert actual[delta.isnan()].isnan().all()
+    infinite = actual[delta.isinf()]
+    assert (infinite.isnan() | (infinite == delta[delta.isinf()])).all()
+    assert actual[delta.isfinite()].isfinite().all()
+    assert_same_bits(actual, truth_of(delta, mask))
+
+
+def test_infinities_by_hand(backend, device):
+    delta = torch.tensor([1.0, float("inf"), -2.0, float("nan")], device=device)
+    kept = pydelta.mask_rescale(delta, MagnitudeMask(0.75), backend=backend).tolist()
+    assert kept[:3] == [0.0, float("inf"), -2.0]
+    assert math.isnan(kept[3])
+    large = pydelta.mask_rescale(delta, BandMask(0.25, 0.5), backend=backend).tolist()
+    assert large[0] == 0.0
+    assert large[2] == -2.0
+    assert math.isnan(large[1])
+    assert math.isnan(large[3])
+
+
+@against_reference
+def test_an_infinity_times_a_norm_of_zero_is_before_no_cut(backend, device):
+    """Its magnitude is NaN: no cut keeps it, whatever the others are."""
+    delta = normal(2, 64)
+    delta[:, 3], delta[0, 5] = float("inf"), float("nan")
+    norm = torch.ones(64)
+    norm[3] = 0
+    for keep, drop_large in ((0.5, 0.0), (1.0, 0.0), (0.5, 1 / 64), (0.5, 2 / 64), (1 / 64, 0.0)):
+        options = {"keep": keep, "drop_large": drop_large, "group": "row"}
+        cuts = pydelta.magnitude_threshold(
+            delta.to(device), column_norm=norm.to(device), backend=backend, **options
+        )
+        actual = pydelta.mask_rescale(delta.to(device), cuts, backend=backend)
+        assert actual[:, 3].isnan().all()
+        truth = reference.magnitude_threshold(delta, column_norm=norm, **options)
+        assert_same_bits(actual, reference.mask_rescale(delta, truth))

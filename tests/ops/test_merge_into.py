@@ -264,3 +264,32 @@ def test_threads_do_not_matter(elect):
     assert_same_bits(results[1], results[0])
     assert_same_bits(results[2], results[0])
     assert math.isfinite(float(results[0].sum()))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("elect", ELECTIONS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_what_is_no_number_is_never_the_bases_value(backend, device, dtype, elect, normalize):
+    """NaN in a model or in the base, an infinity alone, infinities that cancel; masked or not."""
+    base, tuned = models(3, 3, 70, dtype=dtype)
+    nan, infinity = float("nan"), float("inf")
+    tuned[0][0, ::9], base[0, 1::9] = nan, nan
+    tuned[1][1, ::9], tuned[2][1, 1::9] = infinity, -infinity
+    tuned[0][2, ::9], tuned[1][2, ::9] = infinity, -infinity
+    key = pydelta.key(1, "mask")
+    some = [MagnitudeMask(0.4), BandMask(0.5, 0.1, "row"), RandomMask(0.5, key)]
+    for masks in (None, some, [DellaMask(0.5, 0.4, key), None, some[0]]):
+        options = {"masks": masks, "elect": elect, "normalize": normalize, "weights": [0.5, 1.0, 2.0]}
+        tensors = base.to(device), [x.to(device) for x in tuned]
+        actual = pydelta.merge_into(*tensors, backend=backend, **options).cpu()
+        assert actual[0, ::9].isnan().all()
+        assert actual[0, 1::9].isnan().all()
+        assert actual[2, ::9].isnan().all()
+        if masks is None:
+            assert (actual[1, ::9] == infinity).all()
+            assert (actual[1, 1::9] == -infinity).all()
+        assert not actual[1, ::9].isfinite().any()
+        assert not actual[1, 1::9].isfinite().any()
+        odd = ~torch.stack([base, *tuned]).isfinite().all(0)
+        assert actual[~odd].isfinite().all()
+        assert_same_bits(actual, pydelta.merge_into(base, tuned, backend="reference", **options))

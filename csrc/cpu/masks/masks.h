@@ -1,5 +1,7 @@
 // What a mask leaves of the deltas in a tile: packed bits, an interval of magnitudes, or factors.
 #pragma once
+#include <limits>
+
 #include "../../core/mask.h"
 #include "../kernels.h"
 #include "../random/random_bits.h"
@@ -25,43 +27,38 @@ struct TileMask {
 template <class C>
 using VecInts = typename vector_of<std::make_signed_t<bits_t<C>>, kLanes<C>>::type;
 
-// v where low <= code < high, 0 elsewhere; all three as signed integers.
+// What is dropped is multiplied by 0, so that NaN stays and an infinity becomes NaN: no mask hides them.
+
+// v where low <= code < high, v * 0 elsewhere; all three as signed integers.
 template <class C>
 PYDELTA_INLINE inline Vec<C> keep_between(Vec<C> v, VecBits<C> code, VecBits<C> low, VecBits<C> high) {
 #if defined(__AVX512F__)
   const auto c = (__m512i)code, a = (__m512i)low, b = (__m512i)high;
   if constexpr (sizeof(C) == 4) {
-    return (Vec<C>)_mm512_maskz_mov_ps(_mm512_mask_cmplt_epi32_mask(_mm512_cmple_epi32_mask(a, c), c, b),
-                                       (__m512)v);
+    const auto kept = _mm512_mask_cmplt_epi32_mask(_mm512_cmple_epi32_mask(a, c), c, b);
+    return v * (Vec<C>)_mm512_maskz_mov_ps(kept, _mm512_set1_ps(1));
   } else {
-    return (Vec<C>)_mm512_maskz_mov_pd(_mm512_mask_cmplt_epi64_mask(_mm512_cmple_epi64_mask(a, c), c, b),
-                                       (__m512d)v);
+    const auto kept = _mm512_mask_cmplt_epi64_mask(_mm512_cmple_epi64_mask(a, c), c, b);
+    return v * (Vec<C>)_mm512_maskz_mov_pd(kept, _mm512_set1_pd(1));
   }
 #else
   const auto c = (VecInts<C>)code;
   const auto kept = (c >= (VecInts<C>)low) & (c < (VecInts<C>)high);
-  return bit_cast<Vec<C>>(bit_cast<VecBits<C>>(v) & (VecBits<C>)kept);
+  return v * bit_cast<Vec<C>>(bit_cast<VecBits<C>>(broadcast(C(1))) & (VecBits<C>)kept);
 #endif
 }
 
-// v where the bit is 1, 0 elsewhere.
+// v * factor where the bit is 1, v * 0 elsewhere.
 template <class C>
-PYDELTA_INLINE inline Vec<C> keep_bits(Vec<C> v, uint32_t bits) {
+PYDELTA_INLINE inline Vec<C> keep_bits(Vec<C> v, uint32_t bits, Vec<C> factor) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(C) == 4) return (Vec<C>)_mm512_maskz_mov_ps(__mmask16(bits), (__m512)v);
-  if constexpr (sizeof(C) == 8) return (Vec<C>)_mm512_maskz_mov_pd(__mmask8(bits), (__m512d)v);
+  if constexpr (sizeof(C) == 4) return v * (Vec<C>)_mm512_maskz_mov_ps(__mmask16(bits), (__m512)factor);
+  if constexpr (sizeof(C) == 8) return v * (Vec<C>)_mm512_maskz_mov_pd(__mmask8(bits), (__m512d)factor);
 #else
   const VecBits<C> lane = bits_t<C>(1) << lane_index<C>();
   const auto kept = ((VecBits<C>{} + bits_t<C>(bits)) & lane) == lane;
-  return bit_cast<Vec<C>>(bit_cast<VecBits<C>>(v) & (VecBits<C>)kept);
+  return v * bit_cast<Vec<C>>(bit_cast<VecBits<C>>(factor) & (VecBits<C>)kept);
 #endif
-}
-
-// v * factor where the factor is not 0, 0 elsewhere.
-template <class C>
-PYDELTA_INLINE inline Vec<C> keep_each(Vec<C> v, Vec<C> factor) {
-  const auto kept = factor != Vec<C>{};
-  return bit_cast<Vec<C>>(bit_cast<VecBits<C>>(v * factor) & (VecBits<C>)kept);
 }
 
 template <class C>
@@ -116,10 +113,10 @@ PYDELTA_INLINE inline Pair<C> masked(const TileMask<C>& m, int64_t j, int64_t le
   } else if constexpr (keep == Keep::bits) {
     const uint32_t bits = m.bits.from(j);
     const Vec<C> factor = broadcast(m.factor);
-    return {keep_bits<C>(d.a * factor, bits), keep_bits<C>(d.b * factor, bits >> kLanes<C>)};
+    return {keep_bits<C>(d.a, bits, factor), keep_bits<C>(d.b, bits >> kLanes<C>, factor)};
   } else if constexpr (keep == Keep::each) {
     const Pair<C> factor = load2_upto<order>(m.factors + j, left);
-    return {keep_each<C>(d.a, factor.a), keep_each<C>(d.b, factor.b)};
+    return {d.a * factor.a, d.b * factor.b};
   } else {
     switch (m.keep) {
       case Keep::range:
@@ -168,10 +165,15 @@ template <class C>
 TileMask<C> cuts_of_tile(const TensorMask<C>& mask, TilePlace place) {
   const bool rows = mask.kind == MaskKind::row_cuts;
   const int64_t group = rows ? place.row : 0, first = rows ? place.j : place.index;
-  const C low = mask.template table<C>(kLow)[group], high = mask.template table<C>(kHigh)[group];
+  const C low = mask.template table<C>(kLow)[group];
+  C high = mask.template table<C>(kHigh)[group];
   TileMask<C> tile{};
   tile.low_index = mask.template table<int64_t>(kLowIndex)[group] - first;
   tile.high_index = mask.template table<int64_t>(kHighIndex)[group] - first;
+  if (high != high) {  // no number lies before it
+    high = std::numeric_limits<C>::infinity();
+    tile.high_index = -first;
+  }
   const C* const norm = mask.template table<C>(kColumnNorm);
   tile.norm = norm ? norm + place.j : nullptr;
   const auto inside = [&](int64_t cut) { return cut > 0 && cut < place.length; };
