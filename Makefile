@@ -10,7 +10,7 @@ SOURCES := $(shell find csrc pydelta triton_kernels -name '*.h' -o -name '*.inc'
 # Without a GPU nothing would run the CUDA extension: it is left out, and the suite builds it by itself.
 export PYDELTA_CUDA ?= $(shell nvidia-smi --list-gpus >/dev/null 2>&1 && echo auto || echo 0)
 
-.PHONY: demo test lint sanitize bench docs clean
+.PHONY: demo test lint sanitize bench docs architectures clean
 
 $(VENV)/demo: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,9 @@ sanitize: build/sanitize/done  ## the kernels' tests under the sanitizers
 
 bench: $(VENV)/dev  ## every op beside a copy, torch and the peers
 	$(BIN)/pytest bench
+
+architectures: $(VENV)/dev  ## model classes of transformers through a store; writes docs/architectures.md
+	$(BIN)/python tests/architectures/run.py --table docs/architectures.md
 
 docs: $(VENV)/dev  ## the pages as a site in build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

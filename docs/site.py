@@ -1,4 +1,4 @@
-"""Hooks of the site: README is its first page, its neighbours are pages too, and so is each decision."""
+"""Hooks of the site: README is its first page, and the pages beside README and in decisions are pages too."""
 
 import re
 from pathlib import Path

@@ -39,6 +39,12 @@ def own_files(base: Checkpoint, model: Checkpoint) -> dict[str, bytes]:
     }
 
 
+def plain_path(name: str) -> bool:
+    """Whether a file's name leads to below its folder, and to nothing hidden there."""
+    parts = name.split("/")
+    return name.isprintable() and "\\" not in name and all(x and not x.startswith(".") for x in parts)
+
+
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes files below a folder, over those that lie there."""
     for name, content in files.items():
@@ -57,5 +63,4 @@ def write_synced(path: Path, content: bytes) -> None:
 
 def _kept(name: str) -> bool:
     leaf = name.rpartition("/")[2]
-    plain = name.isprintable() and "\\" not in name and leaf.endswith(_KINDS)
-    return plain and not is_weights(name) and leaf not in _OF_A_RUN
+    return plain_path(name) and leaf.endswith(_KINDS) and not is_weights(name) and leaf not in _OF_A_RUN

@@ -12,6 +12,9 @@ from pydelta.checkpoint.reader import Checkpoint
 FLOATS = ("F16", "BF16", "F32", "F64")
 """What is computed with; other floating dtypes are too narrow to hold a sum."""
 
+NARROW = ("F8_E4M3", "F8_E5M2")
+"""Floating dtypes that are looked through for NaN and Inf, but not computed with."""
+
 _CONV1D_MODELS = ("decision_transformer", "gpt2", "imagegpt", "openai-gpt")
 _CONV1D_TENSORS = ("*c_attn.weight", "*c_fc.weight", "*c_proj.weight", "*q_attn.weight")
 _FUSED_MODELS = ("gpt_oss", "llama4", "llama4_text")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from typing import Any
 
+from pydelta.checkpoint.kinds import listed
 from pydelta.cli.arguments import (
     Commands,
     add_dequantize_flag,
@@ -15,7 +18,7 @@ from pydelta.cli.arguments import (
     tuned_model,
 )
 from pydelta.core.mask_names import BREADCRUMBS, RANDOM
-from pydelta.deltafile.manifest import BITS, NONE, TRANSFORMS
+from pydelta.deltafile.manifest import BITS, MOSTLY, NONE, TRANSFORMS
 
 
 def add(commands: Commands) -> None:
@@ -81,10 +84,24 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(summary, indent=1))
     elif not args.quiet:
+        report_whole(summary)
         rules = [tensor["rule"] for tensor in summary["tensors"]]
         counts = ", ".join(f"{rules.count(rule)} {rule}" for rule in sorted(set(rules)))
         print(f"{path}: {summary['bytes']:,} bytes; tensors: {counts}")
     return 0
+
+
+def report_whole(summary: dict[str, Any]) -> None:
+    """Says on stderr which tensors could not be stored as a difference, and why."""
+    reasons: dict[str, list[dict[str, Any]]] = {}
+    for tensor in summary["tensors"]:
+        if tensor["why"] not in ("", MOSTLY):
+            reasons.setdefault(tensor["why"], []).append(tensor)
+    for why, tensors in reasons.items():
+        names, size = listed([tensor["name"] for tensor in tensors]), sum(x["bytes"] for x in tensors)
+        print(f"stored whole, {size:,} of {summary['bytes']:,} bytes, {why}: {names}", file=sys.stderr)
+    if summary["files"]:
+        print(f"the model's own files: {listed(summary['files'])}", file=sys.stderr)
 
 
 def group(text: str) -> int:

@@ -8,6 +8,7 @@ import torch
 
 from pydelta.checkpoint import rice
 from pydelta.checkpoint.elements import bits, count, take
+from pydelta.core.check import compute_dtype
 from pydelta.core.mask_names import RANDOM
 from pydelta.core.masks import Mask, RandomMask
 from pydelta.deltafile.codes import SCALES, add_codes, quantize_delta
@@ -31,7 +32,7 @@ def encode(tuned: torch.Tensor, base: torch.Tensor, mask: Mask | None) -> Entry:
 
     Args:
         tuned, base: contiguous CPU tensors of one dtype and shape; with a mask float16, bfloat16, float32 or
-            float64, and finite.
+            float64, finite, and not of one dtype of need.
         mask: None stores all that changed.
 
     Returns:
@@ -43,11 +44,12 @@ def encode(tuned: torch.Tensor, base: torch.Tensor, mask: Mask | None) -> Entry:
     if mask is None:
         return _coded(tuned, base, changed(tuned, base))
     if not isinstance(mask, RandomMask):
-        return _coded(tuned, base, kept_deltas(tuned, base, mask))
+        kept = kept_deltas(*alike(tuned, base), mask)
+        return _coded(tuned.to(base.dtype), base, kept)
     kept = random_mask(mask, tuned.numel(), tuned.device)
     values = take(tuned, kept)
     if not rescaled(values, take(base, kept), mask.factor).isfinite().all():
-        raise ValueError(f"base + {mask.factor} * (tuned - base) overflows {tuned.dtype}")
+        raise ValueError(f"base + {mask.factor} * (tuned - base) overflows {base.dtype}")
     return Entry(Rule(RANDOM), (values,))
 
 
@@ -60,17 +62,25 @@ def encode_quantized(tuned: torch.Tensor, base: torch.Tensor, coding: Coding) ->
     Raises:
         ValueError: the group does not divide a row, or a restored element is beyond the dtype.
     """
-    q = quantize_delta(tuned, base, coding)
+    q = quantize_delta(*alike(tuned, base), coding)
     entry = Entry(Rule(QUANTIZED), (q.codes, q.scales.to(SCALES)))
     # Codes of places are made only where they can win.
-    few = count(changed(tuned, base)) * tuned.element_size() <= entry.nbytes
-    if few or tuned.nbytes <= entry.nbytes:
+    same = tuned.dtype == base.dtype
+    few = same and count(changed(tuned, base)) * tuned.element_size() <= entry.nbytes
+    if same and (few or tuned.nbytes <= entry.nbytes):
         exact = encode(tuned, base, None)
         if exact.nbytes <= entry.nbytes:
             return exact
     if not add_codes(base, q, coding).isfinite().all():
-        raise ValueError(f"base + the codes of tuned - base overflows {tuned.dtype}")
+        raise ValueError(f"base + the codes of tuned - base overflows {base.dtype}")
     return entry
+
+
+def alike(tuned: torch.Tensor, base: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both as they are where they have one dtype, else both in the one that deltas are computed in."""
+    if tuned.dtype == base.dtype:
+        return tuned, base
+    return tuned.to(compute_dtype(base.dtype)), base.to(compute_dtype(base.dtype))
 
 
 def _coded(tuned: torch.Tensor, base: torch.Tensor, mask: torch.Tensor) -> Entry:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from pydelta.core.masks import BandMask, MagnitudeMask, RandomMask
     from pydelta.core.random import Key
 
-FORMAT, VERSION = "pydelta-delta", 2
+FORMAT, VERSION = "pydelta-delta", 3
+CODES_VERSION = 2
+FILES = "files"
+"""What a stored small file of the model's own is called before its name, as kinds of tensors are."""
 BASE, WHOLE, CODED, QUANTIZED = "base", "whole", "coded", "quantized"
 STORED = {
     BASE: (),
@@ -24,6 +27,8 @@ STORED = {
     QUANTIZED: ("codes", "scales"),
 }
 """Rule -> the kinds of tensors stored under it: those of the model's tensor NAME are KIND/NAME."""
+MOSTLY = "most of it has changed"
+"""Why a tensor that fits the base is stored whole."""
 BITS, ROW = tuple(MAGNITUDES), "row"
 HADAMARD, NONE = TRANSFORMS = ("hadamard", "none")
 
@@ -78,6 +83,8 @@ class Manifest:
         fingerprint: of the base.
         base: name -> tensor of the base.
         rules: name -> rule of the model's tensor.
+        files: small file of the model's own -> SHA-256.
+        wide: values under random masks may have the model's own dtype.
     """
 
     model: str
@@ -92,7 +99,16 @@ class Manifest:
     fingerprint: str = ""
     base: dict[str, BaseTensor] = dataclasses.field(default_factory=dict)
     rules: dict[str, Rule] = dataclasses.field(default_factory=dict)
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
+    wide: bool = False
     made_by: str = __version__
+
+    @property
+    def version(self) -> int:
+        """The oldest that can say it."""
+        if self.files or self.wide:
+            return VERSION
+        return 1 if self.bits is None else CODES_VERSION
 
     @property
     def lossless(self) -> bool:
@@ -121,7 +137,7 @@ class Manifest:
         """For the header of the file."""
         content = {
             "format": FORMAT,
-            "version": 1 if self.bits is None else VERSION,
+            "version": self.version,
             "pydelta": self.made_by,
             **self.settings(),
             "base": {
@@ -129,7 +145,7 @@ class Manifest:
                 "tensors": {name: dataclasses.asdict(tensor) for name, tensor in self.base.items()},
             },
             "tensors": {name: _plain(rule) for name, rule in self.rules.items()},
-        }
+        } | ({"files": self.files} if self.version == VERSION else {})
         return {FORMAT: json.dumps(content, separators=(",", ":"))}
 
     def settings(self) -> dict[str, Any]:

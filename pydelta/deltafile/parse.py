@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydelta.checkpoint.header import ITEMSIZE, parse_json
+from pydelta.checkpoint.header import parse_json
+from pydelta.checkpoint.own_files import plain_path
 from pydelta.core.mask_names import MASKS
 from pydelta.deltafile.manifest import (
     BITS,
     CODE_SETTINGS,
     CODED,
+    CODES_VERSION,
     FORMAT,
     ROW,
     SETTINGS,
@@ -26,6 +28,7 @@ from pydelta.deltafile.manifest import (
 )
 
 _HEX = re.compile(r"[0-9a-f]{64}")
+_DTYPE = re.compile(r"[A-Z][A-Z0-9_]{0,31}")
 
 
 def read_manifest(path: Path, metadata: Mapping[str, str]) -> Manifest:
@@ -71,8 +74,15 @@ _NAME: Check = (
     lambda value: isinstance(value, str) and value != "" and value.isprintable(),
     "be printable text",
 )
+_FILES: Check = (
+    lambda value: (
+        isinstance(value, dict)
+        and all(plain_path(name) and isinstance(x, str) and _HEX.fullmatch(x) for name, x in value.items())
+    ),
+    "map paths below a folder to SHA-256 in hex",
+)
 _FIELDS: dict[str, Check] = {
-    "version": (lambda value: type(value) is int and value in (1, VERSION), f"be 1 or {VERSION}"),
+    "version": (lambda value: type(value) is int and 1 <= value <= VERSION, f"lie in [1, {VERSION}]"),
     "pydelta": _TEXT,
     "model": _NAME,
     "seed": (lambda value: _natural(value) and value < 1 << 64, "lie in [0, 2**64)"),
@@ -93,7 +103,10 @@ _CODE_FIELDS: dict[str, Check] = {
     "transform": (lambda value: value in TRANSFORMS, f"be one of {', '.join(TRANSFORMS)}"),
 }
 _BASE_TENSOR: dict[str, Check] = {
-    "dtype": (lambda value: isinstance(value, str) and value in ITEMSIZE, "be a dtype of safetensors"),
+    "dtype": (
+        lambda value: isinstance(value, str) and bool(_DTYPE.fullmatch(value)),
+        "be a dtype of safetensors",
+    ),
     "shape": (lambda value: isinstance(value, list) and all(map(_natural, value)), "be a list of sizes"),
     "sha256": _SHA256,
 }
@@ -104,7 +117,9 @@ _RULE: dict[str, Check] = {
 
 def _manifest(path: Path, content: dict[str, Any]) -> Manifest:
     _check(path, "", content, _FIELDS)
-    coded = content["version"] == VERSION
+    files = content.get("files") if content["version"] == VERSION else {}
+    _check(path, "", {"files": files}, {"files": _FILES})
+    coded = content["version"] == CODES_VERSION or (content["version"] == VERSION and "bits" in content)
     if coded:
         _check(path, "", content, _CODE_FIELDS)
     base, tensors = content["base"], content["tensors"]
@@ -123,6 +138,8 @@ def _manifest(path: Path, content: dict[str, Any]) -> Manifest:
             for name, entry in base["tensors"].items()
         },
         rules={name: Rule(entry["rule"], entry.get("rice")) for name, entry in tensors.items()},
+        files=dict(files or {}),
+        wide=content["version"] == VERSION,
         made_by=content["pydelta"],
     )
 

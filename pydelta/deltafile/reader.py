@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from pydelta.core.mask_names import RANDOM
 from pydelta.deltafile.manifest import (
     BASE,
     CODED,
+    FILES,
+    MOSTLY,
     NONE,
     QUANTIZED,
     STORED,
@@ -51,12 +54,31 @@ class DeltaFile:
         self.manifest = read_manifest(self.path, header.metadata)
         self.tensors = {name: self._model_tensor(name) for name in self.manifest.rules}
         stored = {stored for name in self.tensors for stored in self._stored(name)}
+        stored |= {stored_name(FILES, name) for name in self.manifest.files}
+        for name in self.manifest.files:
+            info = self._file.tensors.get(stored_name(FILES, name))
+            fits = info is not None and info.dtype == "U8" and len(info.shape) == 1
+            if not fits:
+                raise ValueError(f"{path}: file {name!r} must be stored as a list of bytes")
         if extra := sorted(self._file.tensors.keys() - stored):
             raise ValueError(f"{path}: holds tensors that its manifest does not explain: {', '.join(extra)}")
 
     def values(self, name: str) -> torch.Tensor:
         """The stored elements of a tensor: in its shape where it is stored whole, else in a row."""
         return self._file.tensor(stored_name("values", name))
+
+    def own_files(self) -> dict[str, bytes]:
+        """The small files of the model's own: name below its folder -> content.
+
+        Raises:
+            ValueError: one has other bytes than those that were stored.
+        """
+        contents = {}
+        for name, digest in self.manifest.files.items():
+            contents[name] = self._file.tensor(stored_name(FILES, name)).numpy().tobytes()
+            if hashlib.sha256(contents[name]).hexdigest() != digest:
+                raise ValueError(f"{self.path}: file {name!r} has other bytes than those that were stored")
+        return contents
 
     def codes(self, name: str) -> Quantized:
         """The codes of a quantized tensor's delta, on the CPU.
@@ -115,9 +137,8 @@ class DeltaFile:
         assert isinstance(mask, RandomMask)  # the header was checked
         kept = random_mask(mask, size, device)
         chosen = count(kept)
-        self._require(
-            name, chosen == stored, f"its mask keeps {chosen} elements, but {stored} values are there"
-        )
+        problem = f"its mask keeps {chosen} elements, but {stored} values are there"
+        self._require(name, chosen == stored, problem)
         return kept
 
     def alike(self, a: str, b: str) -> bool:
@@ -142,6 +163,7 @@ class DeltaFile:
                 "dtype": info.dtype,
                 "shape": list(info.shape),
                 "bytes": sum(self._file.tensors[stored].nbytes for stored in self._stored(name)),
+                "why": self._why(info),
             }
             for name, info in self.tensors.items()
         ]
@@ -150,9 +172,23 @@ class DeltaFile:
             "path": str(self.path),
             **self.manifest.settings(),
             "base": {"fingerprint": self.manifest.fingerprint},
+            "files": sorted(self.manifest.files),
             "bytes": self.path.stat().st_size,
             "tensors": tensors,
         }
+
+    def _why(self, info: TensorInfo) -> str:
+        """Why a tensor is stored whole; nothing if it is not."""
+        if self.manifest.rules[info.name].rule != WHOLE:
+            return ""
+        base = self.manifest.base.get(info.name)
+        if base is None:
+            return "the base lacks it"
+        if info.shape != base.shape:
+            return f"shape {list(info.shape)}, in the base {list(base.shape)}"
+        if info.dtype != base.dtype:
+            return f"dtype {info.dtype}, in the base {base.dtype}"
+        return MOSTLY
 
     def _stored(self, name: str) -> list[str]:
         return [stored_name(kind, name) for kind in STORED[self.manifest.rules[name].rule]]
@@ -182,7 +218,9 @@ class DeltaFile:
 
     def _check_values(self, name: str, base: BaseTensor) -> None:
         values, size = self._file.tensors[stored_name("values", name)], math.prod(base.shape)
-        fits = values.dtype == base.dtype and len(values.shape) == 1 and values.shape[0] <= size
+        wide = self.manifest.wide and self.manifest.rules[name].rule == RANDOM
+        dtypes = FLOATS if wide else (base.dtype,)
+        fits = values.dtype in dtypes and len(values.shape) == 1 and values.shape[0] <= size
         rule = f"its values must be {base.dtype}, at most {size} of them"
         self._require(name, fits, f"{rule}, got {values.dtype} of shape {list(values.shape)}")
 

@@ -26,9 +26,10 @@ def patch(base: Pathlike, file: Pathlike, out: Pathlike, *, force: bool, show: b
     target = check_output(out, force=force, inputs=[base, file])
     delta, origin = DeltaFile(file), Checkpoint(base)
     _check_base(delta, origin)
+    own = delta.own_files()
     shards, metadata = arranged(origin, delta.tensors, target)
     with (
-        output(target, shards, metadata, force=force, copy_from=origin.folder) as writer,
+        output(target, shards, metadata, force=force, copy_from=origin.folder, own=own) as writer,
         progress("patch", sum(info.nbytes for info in delta.tensors.values()), show) as advance,
         Workers(advance) as workers,
     ):

@@ -34,10 +34,10 @@ def random_mask(mask: RandomMask, count: int, device: torch.device) -> torch.Ten
 def rescaled(values: torch.Tensor, base: torch.Tensor, factor: float) -> torch.Tensor:
     """base + factor (values - base), each step rounded in fp32 (fp64), the result to the dtype of ``base``.
 
-    With ``factor`` 1 it is ``values``, bit for bit.
+    With ``factor`` 1 it is ``values``, bit for bit where they have the dtype of ``base``.
     """
     if factor == 1:
-        return values
+        return values.to(base.dtype)
     compute = compute_dtype(base.dtype)
     wide = base.to(compute)
     return (wide + (values.to(compute) - wide) * factor).to(base.dtype)

@@ -11,6 +11,7 @@ import torch
 from pydelta.ops import sam_restore_
 from pydelta.optim._sharded import gradient, local
 from pydelta.optim._state import check_parameters, checked_state, only_makes_state
+from pydelta.optim.adamr import AdamR
 
 
 @dataclasses.dataclass
@@ -115,7 +116,10 @@ class Perturbing(torch.optim.Optimizer):
         """The fp32 value behind a 16-bit weight, where there is one."""
         if p in self.copies:
             return local(p)
-        master: torch.Tensor | None = self.base_optimizer.state.get(p, {}).get("master")
+        if isinstance(self.base_optimizer, AdamR):
+            master = self.base_optimizer.master(p)
+        else:
+            master = self.base_optimizer.state.get(p, {}).get("master")
         if master is None:
             return None
         self._backups.pop(p, None)  # of the steps before there was a master
@@ -149,6 +153,8 @@ class Perturbing(torch.optim.Optimizer):
         changed = [one for one in moved if one.changed()]
         back = [(local(one.owner), one.source) for one in moved]
         self._restore([(weight, source) for weight, source in back if weight.shape == source.shape])
+        if isinstance(self.base_optimizer, AdamR):
+            self.base_optimizer.mark(held)
         now = list(self._params())
         same = len(now) == len(held) and all(a is b for a, b in zip(now, held, strict=True))
         if changed or not same:
@@ -209,7 +215,7 @@ class Perturbing(torch.optim.Optimizer):
         Raises:
             ValueError: the parameters stand in another order, as far as names and shapes tell.
         """
-        # Versions before 0.3 kept the numbers beside the groups.
+        # States of earlier versions have the numbers beside the groups.
         numbers = {name: getattr(self, name) for name in self._numbers()} | state_dict.get("pydelta", {})
         of_base = {name: value for name, value in state_dict.items() if name != "pydelta"}
         self.base_optimizer.load_state_dict(checked_state(self._name, self.base_optimizer, of_base))

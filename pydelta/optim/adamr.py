@@ -37,7 +37,7 @@ class AdamR(torch.optim.Optimizer):
         l1: pull by the sign of w - base.
         vbar: "exact", or "previous": last step's, which saves the reading of the gradients.
         masters: fp32 weights behind 16-bit parameters, made with the moments at the first step; these are
-            updated and rounded.
+            updated and rounded. Weights that are loaded between steps become the masters' values.
 
     Attributes:
         pulled: the names of the parameters that have a base; "parameter 3" where there are no names.
@@ -72,10 +72,15 @@ class AdamR(torch.optim.Optimizer):
         super().__init__(params, {**options, "l1": check.flag("AdamR", "l1", l1)})
         check_parameters("AdamR", self.param_groups)
         self._base, self.pulled = match("AdamR", self.param_groups, base)
+        self._versions: dict[torch.Tensor, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         own = {name: self.__dict__[name] for name in ("_base", "pulled", "vbar", "masters")}
         return {**super().__getstate__(), **own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._versions = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -112,6 +117,7 @@ class AdamR(torch.optim.Optimizer):
                 self._count(group, params, sums)
             elif not pulled:
                 self._forget(params)
+            self.mark(params)
         return loss
 
     def _ready(self, group: dict[str, Any]) -> Iterable[list[torch.Tensor]]:
@@ -143,7 +149,26 @@ class AdamR(torch.optim.Optimizer):
                 state.update(square_sum=zero, counted=0)
         if self.masters and "master" not in state and p.dtype in (torch.bfloat16, torch.float16):
             state["master"] = p.detach().to(torch.float32)
+        self.master(p)
         return state
+
+    def master(self, p: torch.Tensor) -> torch.Tensor | None:
+        """This process's part of the fp32 value behind a parameter, if there is one. Where others have
+        written the parameter since the last step (weights that were loaded), theirs is the value."""
+        master: torch.Tensor | None = self.state.get(p, {}).get("master")
+        if master is None:
+            return None
+        weight, part = local(p), local(master)
+        if self._versions.get(p) != weight._version:
+            part.copy_(torch.where(part.to(weight.dtype) == weight, part, weight.to(part.dtype)))
+            self.mark([p])
+        return part
+
+    def mark(self, params: Iterable[torch.Tensor]) -> None:
+        """The parameters are as their masters have them."""
+        for p in params:
+            if "master" in self.state.get(p, {}):
+                self._versions[p] = local(p)._version
 
     def _lacks_sums(self) -> bool:
         """Nothing is counted yet, or some parameter's steps so far were not."""

@@ -60,9 +60,9 @@ class Superposition(Contents):
 
         Args:
             base: a Hugging Face folder or one safetensors file.
-            models: name -> checkpoint tuned from the base. What it has otherwise is kept for it alone and comes
-                back with it: tensors that the base lacks or has in another shape, integers that differ, further
-                rows of an embedding, a config, chat template or tokenizer of its own.
+            models: name -> checkpoint tuned from the base. What it has otherwise is kept for it alone and
+                comes back with it: tensors that the base lacks or has in another shape, integers that differ,
+                further rows of an embedding, a config, chat template or tokenizer of its own.
             out: the folder to make.
             transform: "sign", "hadamard" or "none", as in :func:`pydelta.superpose`; by default "sign", the
                 faster one, and with codes "hadamard", which makes their errors noise whatever the delta is.
@@ -188,7 +188,7 @@ class Superposition(Contents):
                 tokenizer. None: the state dict is returned.
             base: where the store's base is; by default where it was.
             lam: lambda, instead of the store's.
-            out_dtype: "base", or "model": the model's own floating dtypes where they are other than the base's.
+            out_dtype: "base", or "model" for the model's own floating dtypes.
             force: replace an existing ``out``.
             progress: draw a bar on stderr if that is a terminal.
 
@@ -351,7 +351,7 @@ class Superposition(Contents):
         """Maps the store onto a live module, whose weights then become any of the models.
 
         The arguments and errors are those of :class:`Bank`, which has ``activate``, ``use``, ``serve`` and
-        ``models``.
+        ``models``; these refuse models that have other tensors or shapes than the base, by name.
         """
         from pydelta.superposition.serving import Bank
 

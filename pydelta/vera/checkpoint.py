@@ -133,6 +133,8 @@ def _adapted(model: Checkpoint, stored: Stored, axes: dict[str, int]) -> dict[st
         if (inputs, outputs) != ((size.inputs if size else inputs), len(b)):
             wanted = f"{size.inputs if size else inputs} -> {len(b)}"
             problems.append(f"{layer!r} is {inputs} -> {outputs}, not {wanted}")
+        elif layer in stored.bases and (problem := stored.problem_of_base(layer, model.tensor(name))):
+            problems.append(f"{layer!r} {problem}")
         adapted[name] = layer
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""

@@ -58,6 +58,8 @@ class Stored:
         sizes: layer -> its sizes, where they are known.
         vectors: layer -> d (rank) and b (outputs).
         trained: part that is trained in full -> its tensors.
+        bases: layer -> the base's weight that came in the file. PEFT keeps those of embeddings and output
+            layers; the base must have the same.
     """
 
     path: Path
@@ -66,6 +68,13 @@ class Stored:
     sizes: dict[str, Sizes]
     vectors: dict[str, tuple[torch.Tensor, torch.Tensor]]
     trained: dict[str, dict[str, torch.Tensor]] = dataclasses.field(default_factory=dict)
+    bases: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+
+    def problem_of_base(self, layer: str, weight: torch.Tensor) -> str:
+        """Why a layer's weight is not the one that came in the file; "" if it is."""
+        wanted = self.bases.get(layer)
+        same = wanted is None or torch.equal(wanted.to(weight.device, weight.dtype), weight)
+        return "" if same else "has another weight than the base's that is in the adapter's file"
 
 
 def save(
@@ -299,6 +308,7 @@ def attach_stored(stored: Stored, module: nn.Module, name: str, dropout: float =
         f"{layer!r} {problem}"
         for layer, (_, b) in stored.vectors.items()
         if (problem := _problem(parts.get(names[layer]), stored.sizes.get(layer), len(b)))
+        or (problem := stored.problem_of_base(layer, parts[names[layer]].weight))  # type: ignore[arg-type]
     ]
     for path, own in stored.trained.items():
         problems += [f"{path!r} {problem}" for problem in _problems_of_part(parts.get(names[path]), own)]

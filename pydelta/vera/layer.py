@@ -209,6 +209,9 @@ def refusal(module: nn.Module) -> str:
     weight = module.weight
     if not isinstance(weight, torch.Tensor) or weight.dtype not in check.FLOATS:
         return f"unquantised, with a weight of 16 bits at least, got {getattr(weight, 'dtype', weight)}"
+    if type(weight) not in (torch.Tensor, nn.Parameter) and not hasattr(weight, "to_local"):
+        # torchao's weights say bfloat16 of themselves and hold integers.
+        return f"unquantised, with a plain tensor as its weight, got {type(weight).__name__}"
     return ""
 
 

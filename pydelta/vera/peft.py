@@ -34,6 +34,7 @@ from pydelta.vera.targets import parts_of
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 _PREFIX = "base_model.model."
+_BASE = ".base_layer.weight"
 _D, _B = ".vera_lambda_d", ".vera_lambda_b"
 _DTYPE = "pydelta.projection_dtype"  # of the metadata: what the matrices were rounded to
 _PROJECTIONS = ("base_model.vera_A", "base_model.vera_B")
@@ -93,7 +94,7 @@ def read_peft(
         raise pickle_error(folder / _PICKLE)
     checkpoint = Checkpoint(folder / _WEIGHTS)
     vectors: dict[str, dict[str, torch.Tensor]] = {}
-    others = []
+    bases, others = {}, []
     for key in checkpoint.names:
         for end in (_D, _B):
             if key.startswith(_PREFIX) and key.endswith(end):
@@ -103,6 +104,10 @@ def read_peft(
         else:
             others += [key] if key not in _PROJECTIONS else []
     file, rank = checkpoint.path, config["r"]
+    for layer in vectors:
+        if (key := f"{_PREFIX}{layer}{_BASE}") in others:
+            others.remove(key)
+            bases[layer] = checkpoint.tensor(key)
     trained, others = _trained(checkpoint, config, others)
     if others:
         raise ValueError(f"{file}: tensors that are not VeRA's: {', '.join(others)}")
@@ -120,7 +125,7 @@ def read_peft(
     dtypes = [fits[layer].dtype for layer in pairs] if projection_dtype is None else [projection_dtype]
     widest = max((fits[layer].inputs for layer in pairs), default=0)
     matrices = _projections(checkpoint, config, pairs, widest, dtypes)
-    stored = Stored(folder, matrices, rank, {}, pairs, trained)
+    stored = Stored(folder, matrices, rank, {}, pairs, trained, bases)
     return stored, float(config.get("vera_dropout") or 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Tiny random configs of transformers' model classes: a class, its sizes, and what a batch of it is made of."""
+"""Tiny random configs of transformers' model classes: a class, its sizes, what a batch of it is made of."""
 
 from __future__ import annotations
 
@@ -99,13 +99,11 @@ class Kind(NamedTuple):
         name: of the class, in transformers.
         inputs: "text", "seq2seq", "image", "speech", "features", "pair" or "prompt".
         options: of its config.
-        config: the config's class; by default named like the model's.
     """
 
     name: str
     inputs: str
     options: dict[str, Any]
-    config: str | None = None
 
 
 KINDS = [
@@ -137,7 +135,7 @@ KINDS = [
     Kind(
         "NystromformerForMaskedLM",
         "text",
-        COMMON | {"num_landmarks": 64, "segment_means_seq_len": 64, "conv_kernel_size": None},
+        COMMON | {"num_landmarks": 8, "segment_means_seq_len": 8},
     ),
     Kind("LayoutLMForMaskedLM", "text", COMMON),
     Kind("ConvBertForMaskedLM", "text", COMMON | {"embedding_size": 32}),
@@ -163,7 +161,7 @@ KINDS = [
     Kind("Qwen3ForCausalLM", "text", LLAMA),
     Kind("GemmaForCausalLM", "text", LLAMA),
     Kind("Gemma2ForCausalLM", "text", LLAMA),
-    Kind("Gemma3ForCausalLM", "text", LLAMA, "Gemma3TextConfig"),
+    Kind("Gemma3ForCausalLM", "text", LLAMA),
     Kind("PhiForCausalLM", "text", COMMON),
     Kind("Phi3ForCausalLM", "text", LLAMA),
     Kind("CohereForCausalLM", "text", LLAMA),
@@ -232,7 +230,7 @@ KINDS = [
     ),
     Kind("BartForConditionalGeneration", "seq2seq", SEQ2SEQ),
     Kind("MBartForConditionalGeneration", "seq2seq", SEQ2SEQ),
-    Kind("MarianMTModel", "seq2seq", SEQ2SEQ, "MarianConfig"),
+    Kind("MarianMTModel", "seq2seq", SEQ2SEQ),
     Kind("PegasusForConditionalGeneration", "seq2seq", SEQ2SEQ),
     Kind("BlenderbotForConditionalGeneration", "seq2seq", SEQ2SEQ),
     Kind("M2M100ForConditionalGeneration", "seq2seq", SEQ2SEQ),

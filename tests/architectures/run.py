@@ -188,7 +188,7 @@ def by_itself(family: Family, inputs: dict[str, torch.Tensor], options: dict[str
 
 
 def said(step: Callable[[Family], None], family: Family) -> str:
-    """What becomes of a step: "right", "-" where there is none, "refused: ...", "WRONG: ..." or "traceback: ..."."""
+    """What becomes of a step: right, "-" where there is none, or refused, WRONG, a traceback, and why."""
     try:
         step(family)
     except NotImplementedError as error:
@@ -208,7 +208,6 @@ def row_of(kind: Kind) -> dict[str, str]:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack():
         try:
             family = Family(kind, Path(folder))
@@ -224,6 +223,7 @@ def rows(kinds: list[Kind]) -> Iterator[tuple[Kind, dict[str, str]]]:
         here, there = context.Pipe(duplex=False)
 
         def work(pipe: Any = there, kind: Kind = kind) -> None:
+            torch.set_num_threads(1)
             pipe.send(row_of(kind))
 
         process = context.Process(target=work)

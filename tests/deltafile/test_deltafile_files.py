@@ -68,10 +68,10 @@ def test_the_format_is_as_written_down(tmp_path):
 FIELDS = {
     "format": (lambda c: c.update(format="zip"), "format must be 'pydelta-delta'"),
     "newer": (
-        lambda c: c.update(version=3, pydelta="9.9"),
-        "version 3 of the format was written by a newer pydelta, '9.9'; this one reads versions up to 2",
+        lambda c: c.update(version=4, pydelta="9.9"),
+        "version 4 of the format was written by a newer pydelta, '9.9'; this one reads versions up to 3",
     ),
-    "version": (lambda c: c.update(version=True), "version must be 1 or 2, got True"),
+    "version": (lambda c: c.update(version=True), "version must lie in [1, 3], got True"),
     "pydelta": (lambda c: c.pop("pydelta"), "pydelta must be text, got None"),
     "model": (lambda c: c.update(model="a\0b"), r"model must be printable text, got 'a\x00b'"),
     "seed": (lambda c: c.update(seed=1 << 64), "seed must lie in [0, 2**64), got 18446744073709551616"),

@@ -178,7 +178,7 @@ def test_what_is_refused(tmp_path):
 
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_layers_that_read_their_childrens_weights(tmp_path, batch_first):
-    """torch's attention and transformer layers run once for each model, time first with the module around them."""
+    """torch's transformer layers run once for each model, time first with the module around them."""
     torch.manual_seed(0)
     layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first).eval()
     around = Around(layer, batch_first).eval()

@@ -265,3 +265,70 @@ def test_forwards_of_instances_and_hooks_run_once(tmp_path):
     torch.testing.assert_close(found, torch.cat(truth), rtol=1e-4, atol=1e-4)
     bank.unserve()
     assert live.inner.forward(x[:1]).shape == (1, 8)
+
+
+def test_modules_that_torch_compiled(tmp_path):
+    """Before they were attached, and with graphs from before."""
+    torch.manual_seed(0)
+    module = Body(Positions()).eval()
+    store, models = family(tmp_path, module, ["a", "b"], size=0.3, buckets=2)
+    compiled = torch.compile(copy.deepcopy(module), backend="aot_eager")
+    x = torch.randn(3, 5, 8)
+    with torch.no_grad():
+        base = compiled(x)
+    bank = store.attach(compiled)
+    bank.serve()
+    for names in (NAMES, ["b", "b", "a"]):
+        assert_rows_are_models(compiled, models, bank, x, names, TOLERANCE)
+    with torch.no_grad():
+        assert_same_bits(compiled(x), base)
+    bank.unserve()
+    bank.activate("b")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), models["b"](x), rtol=1e-5, atol=1e-5)
+
+
+class Counts(torch.nn.Module):
+    """Adds up what it sees, in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(8, 8)
+        self.register_buffer("sum", torch.zeros(8), persistent=False)
+
+    def forward(self, x):
+        self.sum += x.sum((0, 1))
+        return self.linear(x) + self.sum
+
+
+def test_modules_that_write_to_their_buffers_are_refused(tmp_path):
+    _, bank = made(tmp_path, torch.nn.Sequential(Counts()))
+    with (
+        pytest.raises(ValueError, match="'0' must keep nothing from one call to the next"),
+        bank.models(NAMES),
+    ):
+        bank.module(torch.randn(3, 4, 8))
+
+
+class Sometimes(torch.nn.Module):
+    """Calls one layer or another, as the values say: no two calls need be alike."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(8, 8), layer
+
+    def forward(self, x):
+        return self.first(x) if float(x.detach().sum()) > 0 else self.second(x)
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Linear(8, 8), torch.nn.Conv1d(4, 4, 1)])
+def test_a_layer_that_the_first_batch_did_not_call(tmp_path, layer):
+    _, bank = made(tmp_path, Sometimes(layer))
+    message = (
+        "[models] 'second' must be called as in the first batch of this kind, where it was not called: "
+        "use activate()"
+    )
+    with torch.no_grad(), bank.models(NAMES):
+        bank.module(torch.ones(3, 4, 8))
+        with raises(ValueError, message):
+            bank.module(-torch.ones(3, 4, 8))

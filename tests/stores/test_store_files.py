@@ -120,8 +120,8 @@ def edit(path, change):
 BAD_FIELDS = {
     "format": (lambda c: c.update(format="zip"), "format must be 'pydelta-superposition'"),
     "newer": (
-        lambda c: c.update(version=4, pydelta="9.9"),
-        "version 4 of the format was written by a newer pydelta",
+        lambda c: c.update(version=5, pydelta="9.9"),
+        "version 5 of the format was written by a newer pydelta",
     ),
     "version": (lambda c: c.update(version="1"), "version must be a JSON value of type int, got '1'"),
     "version 0": (lambda c: c.update(version=0), "version must be positive, got 0"),
@@ -169,7 +169,7 @@ BAD_FIELDS = {
         lambda c: c["tensors"]["embed.weight"].update(dim=2),
         "tensors.embed.weight.dim must be the input axis",
     ),
-    "dtype": (lambda c: c["tensors"]["scale"].update(dtype="F4"), "dtype must be one of"),
+    "dtype": (lambda c: c["tensors"]["scale"].update(dtype="f4"), "dtype must be a dtype of safetensors"),
     "model": (
         lambda c: c["models"].update({"a\n": {}}),
         "models must have printable names that fit a file name",

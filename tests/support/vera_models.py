@@ -1,6 +1,7 @@
 """A module named as attention is, and adapters with random vectors on it."""
 
 import torch
+import transformers
 from tensors import normal
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -67,3 +68,19 @@ def trained(name="default", module=None, shift=1.0, **options):
             p.add_(shift * normal(*p.shape, seed=i))
         module.head[0].running_mean.add_(shift)
     return module, adapters
+
+
+IDS = torch.tensor([[3, 5, 8, 1]])
+
+
+def llama(tied=True):
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        vocab_size=20,
+        tie_word_embeddings=tied,
+    )
+    return transformers.LlamaForCausalLM(config).eval()

@@ -7,7 +7,7 @@ import safetensors
 import safetensors.torch
 import torch
 from tensors import assert_same_bits, normal, raises
-from vera_models import TARGETS, Classifier, Model, trained
+from vera_models import IDS, TARGETS, Classifier, Model, llama, trained
 
 from pydelta import cli, load_checkpoint, vera
 
@@ -16,6 +16,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning"),
     pytest.mark.filterwarnings("ignore:Specified to not (load|save) vera_A:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
 ]
 
 
@@ -105,7 +106,13 @@ def test_heads_of_peft(tmp_path):
     vera.save_peft(tmp_path / "again", adapters)
     settings = json.loads((tmp_path / "again" / "adapter_config.json").read_text())
     assert settings["modules_to_save"] == ["head"]
-    merged = theirs.merge_and_unload().state_dict()
+    theirs.merge_adapter()  # merge_and_unload fails on a head that has no weight of its own
+    inside = theirs.base_model.model.state_dict()
+    kept = {
+        name.replace("modules_to_save.default.", "").replace("base_layer.", ""): x
+        for name, x in inside.items()
+    }
+    merged = {name: x for name, x in kept.items() if "original" not in name and "vera" not in name}
     safetensors.torch.save_file(Classifier().state_dict(), tmp_path / "base.safetensors")
     for folder in ("adapter", "again"):
         names = [str(tmp_path / name) for name in ("base.safetensors", folder)]
@@ -137,6 +144,32 @@ def test_our_heads_load_in_peft(tmp_path, exported):
     theirs = peft.PeftModel.from_pretrained(Classifier(), tmp_path / "peft").eval()
     with torch.no_grad():
         torch.testing.assert_close(theirs(normal(5, 12)), truth, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bases_weight_in_the_file_must_be_the_bases(tmp_path, capsys):
+    """PEFT keeps the weights of output layers that it adapts, and writes them over those of the base."""
+    config = peft.VeraConfig(r=4, target_modules=["lm_head", "q_proj"])
+    theirs = randomised(peft.get_peft_model(llama(tied=False), config))
+    with pytest.warns(UserWarning, match="Setting `save_embedding_layers`"):
+        theirs.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        truth = theirs(IDS).logits
+        model = llama(tied=False)
+        vera.load_peft(tmp_path / "adapter", model)
+        torch.testing.assert_close(model(IDS).logits, truth, rtol=1e-5, atol=1e-5)
+        other = llama(tied=False)
+        other.lm_head.weight[3, 5] += 1
+    message = "'lm_head' has another weight than the base's that is in the adapter's file"
+    with pytest.raises(ValueError, match=message):
+        vera.load_peft(tmp_path / "adapter", other)
+    merged = theirs.merge_and_unload().state_dict()
+    for base, code in ((llama(tied=False), 0), (other, 1)):
+        base.save_pretrained(tmp_path / f"base{code}")
+        names = [str(tmp_path / name) for name in (f"base{code}", "adapter", f"out{code}")]
+        assert cli.main(["vera", "merge", *names[:2], "-o", names[2], "--quiet"]) == code
+    assert message in capsys.readouterr().err
+    for name, x in load_checkpoint(tmp_path / "out0").items():
+        assert_same_bits(x, merged[name])
 
 
 def test_ranks_of_their_own_are_refused_by_name(tmp_path):

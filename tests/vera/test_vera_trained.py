@@ -2,13 +2,14 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import safetensors
 import torch
 from tensors import assert_same_bits, normal, raises
 from torch import nn
-from vera_models import Classifier, Model, attached, trained
+from vera_models import IDS, Classifier, Model, attached, llama, trained
 
 from pydelta import cli, load_checkpoint, vera
 
@@ -154,22 +155,6 @@ def test_a_frozen_fresh_head_is_warned_of():
     assert list(vera.attach(bert(), targets=["classifier"], rank=2).layers) == ["classifier"]
 
 
-IDS = torch.tensor([[3, 5, 8, 1]])
-
-
-def llama(tied=True):
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        vocab_size=20,
-        tie_word_embeddings=tied,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
-
-
 @pytest.mark.parametrize("keep_base", [True, False])
 @pytest.mark.parametrize("how", ["adapted", "trained"])
 def test_a_tied_output_layer_is_untied_by_a_merge(tmp_path, keep_base, how):
@@ -274,6 +259,20 @@ def test_quantised_checkpoints_are_refused_by_name(tmp_path, capsys):
     assert "'layers.0.q_proj' is quantised (bias in F32, qweight in I32)" in capsys.readouterr().err
 
 
+class Packed(torch.Tensor):
+    """As torchao's: says a dtype of itself that it does not have."""
+
+
+def test_weights_that_are_no_plain_tensors_are_refused():
+    module = Model()
+    module.layers[0].q_proj.weight = nn.Parameter(torch.ones(12, 12).as_subclass(Packed))
+    with raises(
+        TypeError,
+        "[vera.attach] 'layers.0.q_proj' must be unquantised, with a plain tensor as its weight, got Packed",
+    ):
+        vera.attach(module, targets=["q_proj"], rank=2)
+
+
 def test_adapters_of_compiled_and_wrapped_modules(tmp_path):
     """The file has the names of the plain module, whatever it was trained in."""
     compiled = torch.compile(Model(), backend="eager")
@@ -293,3 +292,26 @@ def test_adapters_of_compiled_and_wrapped_modules(tmp_path):
         TypeError, match=r"'layers\.0\.q_proj' must be a plain nn.Linear .*, got OptimizedModule"
     ):
         vera.attach(apart, targets=["q_proj"], rank=2)
+
+
+GOLDEN = Path(__file__).parent / "golden" / "vera" / "parts.safetensors"
+
+
+def golden_adapters():
+    """An adapter and a head whose numbers are their own indices."""
+    adapters = vera.attach(Classifier().eval(), targets="all-linear", rank=2, seed=7, train=["head"])
+    with torch.no_grad():
+        for i, p in enumerate(adapters.parameters()):
+            p.copy_(torch.arange(p.numel()).view(p.shape) + i)
+    return adapters
+
+
+def test_the_golden_file_of_version_2_is_read_and_written_again(tmp_path):
+    vera.save(tmp_path / "made.safetensors", golden_adapters())
+    assert (tmp_path / "made.safetensors").read_bytes() == GOLDEN.read_bytes()
+    module = Classifier()
+    adapters = vera.load(GOLDEN, module)
+    vera.save(tmp_path / "again.safetensors", adapters)
+    assert (tmp_path / "again.safetensors").read_bytes() == GOLDEN.read_bytes()
+    assert adapters.layers["body.2"].b["default"].tolist() == list(range(3, 15))
+    assert module.head[1].bias.tolist() == [7, 8, 9]

@@ -34,9 +34,8 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     store = Superposition.open(args.store)
     out, *names = args.out
-    paths = store.export(
-        out, names or None, base=args.base, out_dtype=args.out_dtype, progress=not args.quiet
-    )
+    options = {"base": args.base, "out_dtype": args.out_dtype, "progress": not args.quiet}
+    paths = store.export(out, names or None, **options)
     if args.json:
         print(json.dumps({"store": args.store, "out": [str(path) for path in paths]}))
     elif not args.quiet:

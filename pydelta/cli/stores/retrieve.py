@@ -29,14 +29,8 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     store = Superposition.open(args.store)
-    options = {
-        "base": args.base,
-        "lam": args.lam,
-        "force": args.force,
-        "out_dtype": args.out_dtype,
-        "progress": not args.quiet,
-    }
-    path = store.retrieve(args.name, args.out, **options)
+    options = {"base": args.base, "lam": args.lam, "out_dtype": args.out_dtype, "force": args.force}
+    path = store.retrieve(args.name, args.out, progress=not args.quiet, **options)
     if args.json:
         lam = store.manifest.lam if args.lam is None else args.lam
         print(json.dumps({"store": args.store, "model": args.name, "out": str(path), "lam": lam}))

@@ -22,8 +22,9 @@ Check = Callable[[str, Checkpoint], None]
 class StoreFiles:
     """The files of tensors that a store's ``store.json`` names.
 
-    They are held open: a store that changes while somebody reads it stays for the reader what it was. Those of a
-    store of many files are opened when somebody asks for them, and refused if they are no longer what lay there.
+    They are held open: a store that changes while somebody reads it stays for the reader what it was. Those
+    of a store of many files are opened when they are asked for, and refused if they are no longer what lay
+    there.
 
     Args:
         fresh: where files lie that the store is about to get.
@@ -45,9 +46,8 @@ class StoreFiles:
         models = manifest.models if manifest.residual else ()
         residual = {model: paths[residual_name(model)] for model in models}
         self.residual = ModelFiles(residual, self._check_residual, hold=hold)
-        self.sums = BucketFiles(
-            [[paths[file] for file in b.files] for b in manifest.buckets], self._check_sums
-        )
+        closed = [[paths[file] for file in b.files] for b in manifest.buckets]
+        self.sums = BucketFiles(closed, self._check_sums)
         self.totals = self.sums
         if form.bits:
             opened = [[paths[file] for file in b.open] for b in manifest.buckets]
@@ -94,7 +94,7 @@ class StoreFiles:
         _compare(file.path, file.tensors, departs.exact_file(self.manifest.rules))
 
     def _check_residual(self, model: str, file: Checkpoint) -> None:
-        """Every tensor of which something is kept has as many values as may be, and a code of their places."""
+        """A tensor of which something is kept has no more values than it may, and a code of their places."""
         wanted, rules = [], self.manifest.rules
         for name in {name.partition("/")[2] for name in file.names}:
             rule, values = rules.get(name), file.tensors.get(VALUES + name)

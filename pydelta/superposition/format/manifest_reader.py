@@ -11,6 +11,7 @@ from typing import Any
 
 from pydelta.checkpoint import TensorInfo
 from pydelta.checkpoint.header import parse_json
+from pydelta.checkpoint.own_files import plain_path
 from pydelta.checkpoint.tensor_names import FLOATS
 from pydelta.superposition.format.departures import Departures
 from pydelta.superposition.format.form import BITS, DTYPES, StorageForm
@@ -324,18 +325,11 @@ class _Reader:
             ("dtypes", dtypes, all(isinstance(dtype, str) and dtype in FLOATS for dtype in dtypes.values())),
             ("rows", rows, all(type(count) is int and count > 0 for count in rows.values())),
         ):
-            self.require(
-                fits and values.keys() <= summed, f"{where}.{field}", "be of superposed tensors", values
-            )
+            fits = fits and values.keys() <= summed
+            self.require(fits, f"{where}.{field}", "be of superposed tensors", values)
         bad = [name for name in rows if not rules[name].dim]
         self.require(not bad, f"{where}.rows", "be of tensors with rows of inputs", bad)
         files = {n: self.sha256(entry["files"], n) for n, _ in self.items({"files": {}, **entry}, "files")}
         bad = [name for name in files if not plain_path(name)]
         self.require(not bad, f"{where}.files", "be named by paths below the model's folder", bad)
         return Departures(own, frozenset(lacks), dtypes, rows, files)
-
-
-def plain_path(name: str) -> bool:
-    """Whether a file's name leads to below its folder, and to nothing hidden there."""
-    parts = name.split("/")
-    return name.isprintable() and "\\" not in name and all(x and not x.startswith(".") for x in parts)

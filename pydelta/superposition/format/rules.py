@@ -11,11 +11,16 @@ from collections.abc import Container, Mapping, Sequence
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.kinds import counts_up, is_index, scales_of
-from pydelta.checkpoint.tensor_names import FLOATS, group_of, input_axis, known_axes, layer_of
+from pydelta.checkpoint.tensor_names import (
+    FLOATS,
+    NARROW,
+    group_of,
+    input_axis,
+    known_axes,
+    layer_of,
+)
 
 SUPERPOSED, EXACT, BASE = "superposed", "exact", "base"
-NARROW = ("F8_E4M3", "F8_E5M2")
-"""Floating dtypes that are looked through for NaN and Inf, but not computed with."""
 
 
 @dataclasses.dataclass(frozen=True)

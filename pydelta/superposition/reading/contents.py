@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydelta.superposition.format.files import StoreFiles
-from pydelta.superposition.format.rules import SUPERPOSED, Rule
+from pydelta.superposition.format.rules import EXACT, SUPERPOSED, Rule
 from pydelta.superposition.reading.describe import describe
 from pydelta.superposition.reading.errors import relative_error
 
@@ -94,6 +94,30 @@ class Contents:
         self._known(model)
         file = self.files.exact[model]
         return {name: file.tensor(name) for name in file.names}
+
+    def own_files(self, model: str) -> dict[str, Path]:
+        """The small files that a model's base lacks or has otherwise: name below its folder -> path.
+
+        Raises:
+            ValueError: an unknown model.
+        """
+        self._known(model)
+        return self.files.own_files(model)
+
+    def unlike_base(self, model: str) -> list[str]:
+        """Tensors of a model that a module like the base cannot hold.
+
+        The base lacks them, has them in another shape, or has other integers; another floating dtype is no
+        other tensor.
+        """
+        self._known(model)
+        rules, departs = self.manifest.rules, self.manifest.models[model].departs
+        other = [
+            tensor
+            for tensor, info in departs.own.items()
+            if tensor not in rules or info.shape != rules[tensor].shape or rules[tensor].rule != EXACT
+        ]
+        return [*other, *departs.rows]
 
     def _superposed(self, model: str, tensor: str) -> Rule:
         self._known(model)

@@ -46,7 +46,7 @@ class Retrieval:
     Args:
         lam: lambda; by default the store's.
         calibrated: multiply it with the model's calibrated factors.
-        out_dtype: "base", or "model" for the model's own floating dtypes where they are other than the base's.
+        out_dtype: "base", or "model" for the model's own floating dtypes.
 
     Raises:
         OSError: a file cannot be read.
@@ -133,13 +133,12 @@ class Retrieval:
             job = functools.partial(self._retrieve, name, slot, start, shape, sink, patch, dtype)
             (workers.submit_part if rule.dim else workers.run_alone)(job)
         if ROWS + name in self._exact.tensors and self._departs.rows.get(name, 0) > rule.shape[0]:
-            more = functools.partial(
-                _copy, self._exact, ROWS + name, sink, dtype, name, math.prod(rule.shape)
-            )
+            end = math.prod(rule.shape)
+            more = functools.partial(_copy, self._exact, ROWS + name, sink, dtype, name, end)
             workers.submit_part(more)
 
     def rows(self, name: str) -> int:
-        """How many leading rows of a superposed tensor the model has in common with the base; 0 if it has none."""
+        """How many leading rows of a superposed tensor model and base have in common; 0 if none."""
         rule = self.rules[name]
         if not self._departs.superposes(name, rule):
             return 0

@@ -11,7 +11,7 @@ from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.digest import tensor_digest
 from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.staging import Pathlike
-from pydelta.checkpoint.tensor_names import FLOATS
+from pydelta.checkpoint.tensor_names import FLOATS, NARROW
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import check_finite
 from pydelta.superposition.format.base import check_base, open_base
@@ -19,7 +19,6 @@ from pydelta.superposition.format.files import HOLD, StoreFiles
 from pydelta.superposition.format.log import locked
 from pydelta.superposition.format.manifest import Manifest, own_folder
 from pydelta.superposition.format.manifest_reader import read_manifest
-from pydelta.superposition.format.rules import NARROW
 
 
 def verify(store: Path, base: Pathlike | None, *, show: bool) -> list[str]:

@@ -66,6 +66,7 @@ class Bank:
             raise ValueError(f"[attach] resident must be True for a module on {device}, got False")
         self.sources = Sources(store, base, device, not on_cpu if resident is None else resident)
         self.weights = Weights(bound, self.sources)
+        self.targets = self.weights.direct
         self._current, self._served = Current(), list[Served]()
         self._router: Router | None = None
 
@@ -83,10 +84,12 @@ class Bank:
         before. Nothing is allocated. Tied weights are written once.
 
         Raises:
-            ValueError: an unknown model. Nothing is written.
+            ValueError: an unknown model, or one with tensors of its own or other shapes than the base's.
+                Nothing is written.
             RuntimeError: the bank serves mixed batches.
         """
         self._know(name)
+        self._fits("activate", name)
         if self._router is not None:
             raise RuntimeError("[activate] the bank must not serve mixed batches: call unserve() first")
         self._active = None
@@ -141,9 +144,12 @@ class Bank:
             raise ValueError("[serve] the module must be in evaluation mode: call its eval(), got training")
         if self._router is None:
             self._active = None
-            self._served = mixing_layers(self.module, self.weights.direct, self.sources, self._current)
+            inner = getattr(
+                self.module, "_orig_mod", self.module
+            )  # of torch.compile, which compiles it again
+            self._served = mixing_layers(inner, self.weights.direct, self.sources, self._current)
             layers = {layer.path: layer.layer for layer in self._served}
-            self._router = Router(self.module, self.weights, layers, self._current)
+            self._router = Router(inner, self.weights, layers, self._current)
             self.weights.write_base(self.weights.names)
         return self.module
 
@@ -172,6 +178,7 @@ class Bank:
             raise TypeError(f"[models] names must be a list of models' names, got {names!r}")
         for name in names:
             self._know(name)
+            self._fits("models", name)
         if self._router is None:
             raise RuntimeError("[models] the bank must serve mixed batches: call serve() first")
         if self.module.training:
@@ -184,6 +191,17 @@ class Bank:
         if name not in self.store.manifest.models:
             known = ", ".join(self.store.models)
             raise ValueError(f"{self.store.path}: holds no model {name!r}; it holds {known}")
+
+    def _fits(self, op: str, name: str) -> None:
+        """A module of the base's tensors holds no model that has others."""
+        others = self.store.unlike_base(name)
+        if op == "models":  # what a model lacks is the base's, which no layer that mixes models knows
+            others += self.store.manifest.models[name].departs.lacks
+        if others:
+            raise ValueError(
+                f"[{op}] model {name!r} must have the base's tensors, got its own {min(others)!r} "
+                f"({len(others)} in all): pydelta.hf.load gives it as a model of its own"
+            )
 
     def _versions(self) -> list[int]:
         """Torch's counts of writes, which inference tensors do not have."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -43,6 +44,12 @@ def bind(
         ValueError: the module lacks a tensor, or holds one of another shape or dtype, of a class that torch
             does not make, on several devices, or in places that overlap; one sentence names them all.
     """
+    config = sys.modules.get("torch._inductor.config")
+    if getattr(config, "freezing", False):
+        raise ValueError(
+            "[attach] torch._inductor.config.freezing must be off, for compiled code would keep the base, "
+            "got True"
+        )
     live = tensors_of(module)
     wanted = {_renamed(name, rename or {}): name for name, rule in rules.items() if rule.rule != BASE}
     bound = _bound(module, list(wanted), wanted, live, rules, prefix)
@@ -58,7 +65,9 @@ def bind(
         problems.append(f"its tensors lie on {', '.join(devices)}")
     problems += _ties(bound.direct)
     if problems:
-        hint = _hint(missing, rules, live)
+        bound_live = {id(x) for x in whole}
+        free = {path: x for path, x in live.items() if id(x) not in bound_live}
+        hint = _hint(missing, rules, free)
         raise ValueError(f"[attach] the module must hold the store's tensors: {'; '.join(problems)}{hint}")
     return bound
 
@@ -98,12 +107,18 @@ def _renamed(name: str, rename: Mapping[str, str]) -> str:
 
 
 def _hint(missing: list[str], rules: Mapping[str, Rule], live: Live) -> str:
-    """The nearest renaming, where one would help."""
+    """The nearest renaming, where one would meet most of what is missing.
+
+    Args:
+        live: what no tensor of the store is.
+    """
     for name in missing:
         if (pair := nearest(name, rules[name].shape, live)) is None:
             continue
         old, new = pair
         met = sum(n.replace(old, new, 1) in live for n in missing if n.startswith(old))
+        if 2 * met < len(missing):
+            continue
         return f" (rename={{{old!r}: {new!r}}} would meet {met} of the {len(missing)} that it lacks)"
     return ""
 

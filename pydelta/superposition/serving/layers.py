@@ -15,6 +15,7 @@ from pydelta.core.check import compute_dtype
 from pydelta.core.quantized import Quantized
 from pydelta.superposition.format.rules import SUPERPOSED
 from pydelta.superposition.serving.batch import Batch, Current, group
+from pydelta.superposition.serving.plan import not_called_before
 from pydelta.superposition.serving.residual import Difference, difference
 from pydelta.superposition.serving.sources import Sources
 
@@ -57,10 +58,7 @@ class Served:
         if current.plan is not None and not torch.compiler.is_compiling():
             current.called.add(self.path)
             if self.path not in current.plan.mixing:
-                raise ValueError(
-                    f"[models] {self.path!r} must be called as in the first batch of this kind, where it was "
-                    "not called: use activate()"
-                )
+                raise not_called_before(self.path)
         return self.mixed(self._rows_of(batch, *args, **options), *args, **options)
 
     def _rows_of(self, batch: Batch, x: torch.Tensor) -> Batch:
@@ -81,7 +79,10 @@ class Served:
         name = self.names.get(attribute)
         if name is None:
             return None
-        return torch.stack([self.sources.exact(model)[name] for model in self.models])
+        base = self.sources.base(name)
+        own = [self.sources.exact(model).get(name, base) for model in self.models]
+        # A model with a tensor of another shape is refused before its row is read.
+        return torch.stack([x.to(base.dtype) if x.shape == base.shape else base for x in own])
 
 
 def _spread(table: torch.Tensor, rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

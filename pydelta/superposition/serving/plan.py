@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from pydelta.superposition.serving.probe import Event, Probe, grows, same
+from pydelta.superposition.serving.rows import starred
 
 
 class Unit(NamedTuple):
@@ -40,6 +41,14 @@ class Plan(NamedTuple):
     written: frozenset[str]
 
 
+def not_called_before(path: str) -> ValueError:
+    """Of a module that holds what differs between models, and that the plan has not seen."""
+    return ValueError(
+        f"[models] {path!r} must be called as in the first batch of this kind, where it was not called: "
+        "use activate()"
+    )
+
+
 def plan_of(
     outermost: str,
     probes: tuple[Probe, Probe],
@@ -65,8 +74,7 @@ def plan_of(
             maker.own(path)
     for path in others:
         maker.own(path, itself=True)
-    for storage, stack in probes[0].strays | probes[1].strays:
-        del storage  # what a unit uses is known from ``touched``
+    for _, stack in probes[0].strays | probes[1].strays:
         maker.climb(stack)
     written = frozenset().union(*(event.written for probe in probes for event in probe.calls[outermost]))
     return Plan(maker.whole, maker.units(), maker.outside(mixing), axes, written)
@@ -82,10 +90,10 @@ class _Maker:
         kinds: dict[str, list[str]] = {}
         for path in layers:
             if any(path in probe.calls for probe in self.probes):
-                kinds.setdefault(_kind(path), []).append(path)
+                kinds.setdefault(starred(path), []).append(path)
         wrong = {kind for kind, paths in kinds.items() if not all(self._layer(path) for path in paths)}
         # Experts are called or not as the tokens choose.
-        wrong |= {kind for kind in map(_kind, self._idle(layers)) if kind in kinds}
+        wrong |= {kind for kind in map(starred, self._idle(layers)) if kind in kinds}
         return {path for kind, paths in kinds.items() if kind not in wrong for path in paths}
 
     def own(self, path: str, *, itself: bool = False) -> None:
@@ -160,7 +168,3 @@ def _clean(one: Event, two: Event) -> bool:
         and all(a or b for a, b in zip(rows, shared, strict=True))
         and all(grows(x, two.made[p]) for p, x in one.made.items())
     )
-
-
-def _kind(path: str) -> str:
-    return re.sub(r"\.\d+(?=\.|$)", ".*", path)

@@ -52,6 +52,7 @@ class Probe(TorchDispatchMode):
     Attributes:
         calls: path of a module -> its calls.
         touched: path of a module -> storages that were used while it ran.
+        written: storages that were written to.
         choosing: paths of the modules that chose elements by their values.
         strays: (storage, modules that were running) where no holder of the storage was the innermost.
     """
@@ -64,7 +65,7 @@ class Probe(TorchDispatchMode):
         self.choosing: set[str] = set()
         self.strays: set[tuple[int, tuple[str, ...]]] = set()
         self._stack: list[str] = []
-        self._written: set[int] = set()
+        self.written: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -75,7 +76,7 @@ class Probe(TorchDispatchMode):
                     self.touched.setdefault(path, set()).add(storage)
                 if not self._stack or self._stack[-1] not in self.holders[storage]:
                     self.strays.add((storage, tuple(self._stack)))
-        self._written |= _written(func, args, kwargs or {})
+        self.written |= _written(func, args, kwargs or {})
         if self._stack and _chooses(func, args):
             self.choosing.add(self._stack[-1])
         return func(*args, **(kwargs or {}))
@@ -86,13 +87,13 @@ class Probe(TorchDispatchMode):
         """One call of a module, recorded."""
         given, stack = _leaves((args, options)), tuple(self._stack)
         arguments = {path: storage_of(x) for path, x in tensors((args, options))}
-        before, self._written = self._written, set()
+        before, self.written = self.written, set()
         self._stack.append(path)
         try:
             result = forward(*args, **options)
         finally:
             self._stack.pop()
-            own, self._written = self._written, before | self._written
+            own, self.written = self.written, before | self.written
         written = frozenset(path for path, storage in arguments.items() if storage in own)
         event = Event(stack, given, _leaves(result), bool(states((args, options))), written)
         self.calls.setdefault(path, []).append(event)

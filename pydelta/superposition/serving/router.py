@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pydelta.superposition.serving.batch import Batch, Current
-from pydelta.superposition.serving.plan import Plan, Unit, plan_of
+from pydelta.superposition.serving.plan import Plan, Unit, not_called_before, plan_of
 from pydelta.superposition.serving.probe import Probe, storage_of
 from pydelta.superposition.serving.rows import (
     Axes,
@@ -22,8 +22,18 @@ from pydelta.superposition.serving.rows import (
     select,
     starred,
 )
-from pydelta.superposition.serving.trees import Originals, UnlikeError, is_state, states, tensors
+from pydelta.superposition.serving.trees import (
+    Originals,
+    UnlikeError,
+    holds_tensor,
+    is_state,
+    states,
+    tensors,
+)
 from pydelta.superposition.serving.weights import Weights
+
+_PLANS = 512
+"""How many kinds of calls are remembered."""
 
 
 class Router:
@@ -49,6 +59,7 @@ class Router:
         }
         self.below = {path: self._below(m) for path, m in self.modules.items()}
         self.holders, self.others = self._holders(module)
+        self.everything = dict(module.named_modules())
         self.plans: dict[object, Plan] = {}
         self._prepare = torch._dynamo.disable(self._prepare)  # type: ignore[method-assign]
         self._run_apart = torch._dynamo.disable(self._once_a_model)
@@ -95,6 +106,8 @@ class Router:
                 return outermost(path, forward, (args, options))
             if path in current.plan.units:
                 return once_a_model(current.plan.units[path], path, forward, (args, options))
+            if path in self.others:
+                raise not_called_before(path)
             return forward(*args, **options)
 
         return call
@@ -120,8 +133,13 @@ class Router:
         if not rows:
             return batch, None, {}
         key = path, _signature(call)
+        plan = self.plans.get(key)
+        if plan is not None and not plan.whole:
+            return batch, plan, {}
         axes = argument_axes(call, rows, self.state_axes)
-        if key not in self.plans:
+        if plan is None:
+            if len(self.plans) == _PLANS:
+                self.plans.clear()
             self.plans[key] = self._proven(path, forward, call, axes, rows)
         return batch, self.plans[key], axes
 
@@ -135,7 +153,7 @@ class Router:
     def _proven(self, path: str, forward: Callable[..., Any], call: Call, axes: Axes, rows: int) -> Plan:
         """Runs the base on one row and on two, and sees what its layers are called with."""
         probes, results = [], []
-        before = self._module_states()
+        before = self._kept()
         for at in ([0], [0, rows - 1]):
             copies: Originals = {}
             args, options = select(call, axes, at, copies)
@@ -144,7 +162,7 @@ class Router:
                 result = probe.run(path, forward, args, options)
             probes.append(probe)
             results.append((states((args, options)), result))
-        if changed := self._changed(before):
+        if (changed := self._changed(before, probes[0].written | probes[1].written)) is not None:
             raise ValueError(
                 f"[models] {changed!r} must keep nothing from one call to the next, got a tensor that "
                 "a forward left there: use activate()"
@@ -164,17 +182,21 @@ class Router:
                 if (axis := by_id.get(id(x))) is not None:
                     self.state_axes[starred(path[1:])] = axis
 
-    def _module_states(self) -> dict[tuple[str, str], int]:
+    def _kept(self) -> dict[tuple[str, str], torch.Tensor]:
+        """Every tensor that a module holds, whatever as."""
         return {
-            (path, name): id(x)
-            for path, module in self.modules.items()
-            for name, x in vars(module).items()
-            if isinstance(x, torch.Tensor)
+            (path, name): x
+            for path, module in self.everything.items()
+            for name, x in (*vars(module).items(), *module._buffers.items(), *module._parameters.items())
+            if isinstance(x, torch.Tensor) and "inv_freq" not in name  # of the number of tokens alone
         }
 
-    def _changed(self, before: dict[tuple[str, str], int]) -> str | None:
-        after = self._module_states()
-        return next((path for (path, name), x in after.items() if before.get((path, name)) != x), None)
+    def _changed(self, before: dict[tuple[str, str], torch.Tensor], written: set[int]) -> str | None:
+        """A module that holds other tensors than before, or wrote to one."""
+        for (path, name), x in self._kept().items():
+            if before.get((path, name)) is not x or storage_of(x) in written:
+                return path
+        return None
 
     def _unit(self, unit: Unit, path: str, forward: Callable[..., Any], call: Call) -> Any:
         batch = self.current.batch
@@ -241,7 +263,9 @@ def _signature(call: Call) -> object:
 
     def tensor(x: torch.Tensor) -> object:
         sizes = x.shape[1:]
-        exact = x.is_floating_point() and x.dim() > 2
+        exact = (
+            x.is_floating_point() and x.dim() > 3
+        )  # images, whose size may not be the table's of positions
         return x.dtype, tuple(sizes) if exact else tuple(min(n, 2) for n in sizes), x.dim()
 
     def plain(path: str, x: Any) -> list[object]:
@@ -252,7 +276,7 @@ def _signature(call: Call) -> object:
         if isinstance(x, (list, tuple)):
             return [y for i, value in enumerate(x) for y in plain(f"{path}.{i}", value)]
         if is_state(x):
-            return [(path, (type(x), len(list(tensors(x)))))]
+            return [(path, (type(x), holds_tensor(x)))]
         return [(path, x if isinstance(x, (bool, int, float, str, type(None))) else type(x))]
 
     return tuple(plain("", call))

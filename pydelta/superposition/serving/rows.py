@@ -69,7 +69,7 @@ def argument_axes(call: Call, rows: int, known: Axes) -> Axes:
             axes[path] = _state_axis(path, x, rows, known)
         elif (own := known.get(starred(name_of(path)), 0)) and x.dim() > own and x.shape[own] == rows:
             axes[path] = own
-        elif not x.dim() or x.shape[0] == 1 != rows or _SHARED.search(path) or _counts_up(x):
+        elif not x.dim() or x.shape[0] == 1 != rows or _SHARED.search(path) or _positions(path, x):
             axes[path] = -1
         elif x.shape[0] == rows:
             axes[path] = 0
@@ -109,8 +109,11 @@ def _state_axis(path: str, x: torch.Tensor, rows: int, known: Axes) -> int:
     return 0 if x.dim() >= 2 and x.shape[0] == rows else -1
 
 
-def _counts_up(x: torch.Tensor) -> bool:
-    """Positions in a row of their own, which no batch has."""
+def _positions(path: str, x: torch.Tensor) -> bool:
+    """Whether a vector counts up from token to token, and is no label of a row."""
+    name = name_of(path)
+    if not name.isdigit() and "position" not in name:
+        return False
     if x.dim() != 1 or x.is_floating_point() or len(x) < 2:
         return False
     return bool((x[1:] - x[:-1] == 1).all())

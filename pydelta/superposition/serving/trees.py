@@ -43,6 +43,26 @@ def states(x: Any) -> list[Any]:
     return found
 
 
+def holds_tensor(x: Any) -> bool:
+    """Whether a stateful object holds a tensor by now; the first one that is seen is enough."""
+    values = [x]
+    seen: set[int] = set()
+    while values:
+        value = values.pop()
+        if isinstance(value, torch.Tensor):
+            return True
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            values += value.values()
+        elif isinstance(value, (list, tuple)):
+            values += value
+        elif is_state(value):
+            values += vars(value).values()
+    return False
+
+
 def mapped(
     leaf: Callable[..., torch.Tensor],
     *trees: Any,

@@ -42,7 +42,7 @@ class Weights:
         rules = self.sources.manifest.rules
         exact = self.sources.exact(model)
         for tensor in names:
-            if rules[tensor].rule == SUPERPOSED:
+            if rules[tensor].rule == SUPERPOSED and tensor not in self._lacks(model):
                 self.sources.find(model, tensor)
                 self.sources.patch(model, tensor)
         with torch.no_grad():
@@ -67,9 +67,13 @@ class Weights:
                 if names.intersection(conversion.names):
                     conversion.write({tensor: base(tensor) for tensor in conversion.names})
 
+    def _lacks(self, model: str) -> frozenset[str]:
+        """What a model has not is the base's in a module that has it."""
+        return self.sources.manifest.models[model].departs.lacks
+
     def _put(self, model: str, tensor: str, exact: dict[str, torch.Tensor], out: torch.Tensor) -> None:
-        if tensor in exact:
-            out.copy_(exact[tensor])
+        if tensor in exact or tensor in self._lacks(model):
+            out.copy_(exact.get(tensor, self.sources.base(tensor)))
             return
         superposed, key, lam = self.sources.find(model, tensor)[1]
         manifest = self.sources.manifest

@@ -40,7 +40,7 @@ def departures(
         allow_missing: shell patterns of tensors of the base that a model may lack.
 
     Raises:
-        ValueError: models lack other tensors, or have nothing in common with the base; every problem is listed.
+        ValueError: models lack other tensors, or have nothing of the base; every problem is listed.
         OSError: a file cannot be read.
     """
     patterns = [allow_missing] if isinstance(allow_missing, str) else list(allow_missing)
@@ -112,15 +112,12 @@ def _departures(base: Checkpoint, model: Checkpoint, rules: Mapping[str, Rule]) 
 
 
 def _is_base(base: Checkpoint, model: Checkpoint, name: str) -> bool:
-    """Whether a tensor that is not computed with is the base's: byte for byte, or an index of the same numbers."""
+    """Whether what is not computed with is the base's: byte for byte, or an index of the same numbers."""
     if same_bytes(base, model, name):
         return True
     mine, theirs = base.tensors[name], model.tensors[name]
-    if (
-        mine.dtype == theirs.dtype
-        or mine.shape != theirs.shape
-        or not (is_index(name) or mine.dtype in FLOATS)
-    ):
+    index = is_index(name) or mine.dtype in FLOATS
+    if mine.dtype == theirs.dtype or mine.shape != theirs.shape or not index:
         return False
     a, b = base.tensor(name), model.tensor(name)
     return bool((a.double() == b.double()).all())

@@ -13,13 +13,13 @@ import torch
 
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.digest import fingerprint, tensor_digest
-from pydelta.checkpoint.tensor_names import FLOATS
+from pydelta.checkpoint.tensor_names import FLOATS, NARROW
 from pydelta.checkpoint.workers import Workers
 from pydelta.checkpoint.workspace import check_finite
 from pydelta.checkpoint.writer import writing
 from pydelta.superposition.format.departures import ROWS, Departures
 from pydelta.superposition.format.manifest import Model, exact_name
-from pydelta.superposition.format.rules import EXACT, NARROW, SUPERPOSED, Rule
+from pydelta.superposition.format.rules import EXACT, SUPERPOSED, Rule
 from pydelta.superposition.writing.summer import DeltaSummer
 
 

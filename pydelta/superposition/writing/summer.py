@@ -124,9 +124,8 @@ class DeltaSummer:
 
     def _terms(self, part: Part) -> list[_Term]:
         names = sorted(set(part.sources.values()))
-        same = all(
-            model.dtype(name) == self.base.dtype(name) for model in self.models.values() for name in names
-        )
+        models = self.models.values()
+        same = all(model.dtype(name) == self.base.dtype(name) for model in models for name in names)
         wide = None if same else compute_dtype(TORCH[part.rule.dtype])
         bases = {name: self._read(self.base, name, f"base {i}", part, wide) for i, name in enumerate(names)}
         terms = []
