@@ -78,7 +78,7 @@ def output(
         with writing(new.parent if single else new, shards, metadata) as writer:
             yield writer
         if not single:
-            _write_index(new, shards)
+            _write_index(new, shards, copy_from)
             if copy_from is not None:
                 copy_beside(copy_from, new)
             write_files(new, own or {})
@@ -86,8 +86,10 @@ def output(
                 (new / name).write_text(text, encoding="utf-8")
 
 
-def _write_index(folder: Path, shards: Shards) -> None:
-    if len(shards) == 1:
+def _write_index(folder: Path, shards: Shards, like: Path | None) -> None:
+    """Not beside one file that lies alone in the folder it is like, under whatever name."""
+    indexed = like is None or any(like.glob("*.safetensors.index*.json"))
+    if SINGLE in shards or (len(shards) == 1 and not indexed):
         return
     index = {
         "metadata": {"total_size": sum(info.nbytes for tensors in shards.values() for info in tensors)},
