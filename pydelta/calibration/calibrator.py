@@ -14,7 +14,7 @@ from torch import nn
 
 from pydelta.calibration.statistics import Calibration, LayerStatistics
 from pydelta.checkpoint import Checkpoint
-from pydelta.checkpoint.kinds import listed
+from pydelta.checkpoint.quantised.kinds import listed
 from pydelta.core import check
 
 _ROWS, _PART = 256, 1 << 20  # a batch is summed in parts of 2^20 elements, but of 256 rows at least

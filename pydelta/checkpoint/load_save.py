@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydelta.checkpoint.folders.layout import layout_of, output
 from pydelta.checkpoint.header import ITEMSIZE, TensorInfo
-from pydelta.checkpoint.layout import layout_of, output
 from pydelta.checkpoint.reader import SINGLE, Checkpoint
 from pydelta.checkpoint.staging import check_output
 from pydelta.checkpoint.writer import Shards

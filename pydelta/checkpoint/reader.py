@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydelta.checkpoint.folders import INDEX, SINGLE, weight_files
+from pydelta.checkpoint.folders.locate import resolve
+from pydelta.checkpoint.folders.weight_files import INDEX, SINGLE, weight_files
 from pydelta.checkpoint.header import Header, TensorInfo, read_header
-from pydelta.checkpoint.locate import resolve
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ class Checkpoint:
         hold: keep the files open, so that they can be read when their names are gone.
 
     Attributes:
-        path: where it lies; see :func:`pydelta.checkpoint.locate.resolve`.
+        path: where it lies; see :func:`pydelta.checkpoint.folders.locate.resolve`.
         shards: the checked headers by file name, in the order of their names.
         tensors: name -> :class:`TensorInfo`, in the order of the files' bytes.
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydelta.checkpoint.locate import name_of
+from pydelta.checkpoint.folders.locate import name_of
 from pydelta.core.mask_names import DROP_LARGE, MASKS
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def tuned_model(args: argparse.Namespace, path: str) -> str | Checkpoint:
     """A tuned model as a command is to read it: a path, or a checkpoint that is read dequantised."""
     if not args.dequantize:
         return path
-    from pydelta.checkpoint.dequantised import Dequantised
+    from pydelta.checkpoint.quantised.dequantised import Dequantised
 
     return Dequantised(path)
 

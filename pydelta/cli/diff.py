@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from pydelta.checkpoint.kinds import listed
+from pydelta.checkpoint.quantised.kinds import listed
 from pydelta.cli.arguments import (
     Commands,
     add_dequantize_flag,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from pydelta.checkpoint.locate import not_found, resolve
+from pydelta.checkpoint.folders.locate import not_found, resolve
 from pydelta.cli.arguments import (
     Commands,
     add_merge_flags,

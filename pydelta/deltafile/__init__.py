@@ -81,7 +81,7 @@ def diff(
             restored value beyond the dtype; the message names file and tensor. Nothing is left under ``out``.
         OSError: a file cannot be read or written.
     """
-    from pydelta.checkpoint.locate import name_of
+    from pydelta.checkpoint.folders.locate import name_of
     from pydelta.deltafile.options import Options
     from pydelta.deltafile.write import write
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from pydelta.checkpoint import rice
-from pydelta.checkpoint.elements import bits, count, take
+from pydelta.checkpoint.elements import rice
+from pydelta.checkpoint.elements.bits import bits, count, take
 from pydelta.core.check import compute_dtype
 from pydelta.core.mask_names import RANDOM
 from pydelta.core.masks import Mask, RandomMask

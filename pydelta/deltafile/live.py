@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-from pydelta.checkpoint.elements import put, take
+from pydelta.checkpoint.elements.bits import put, take
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.tensors import TORCH, buffer
 from pydelta.deltafile.manifest import BASE

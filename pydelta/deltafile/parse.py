@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydelta.checkpoint.folders.own_files import plain_path
 from pydelta.checkpoint.header import parse_json
-from pydelta.checkpoint.own_files import plain_path
 from pydelta.core.mask_names import MASKS
 from pydelta.deltafile.manifest import (
     BITS,

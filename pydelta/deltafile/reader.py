@@ -118,8 +118,8 @@ class DeltaFile:
         """
         import torch
 
-        from pydelta.checkpoint import rice
-        from pydelta.checkpoint.elements import count
+        from pydelta.checkpoint.elements import rice
+        from pydelta.checkpoint.elements.bits import count
         from pydelta.core.masks import RandomMask
         from pydelta.deltafile.selection import random_mask
 
@@ -145,7 +145,7 @@ class DeltaFile:
         """Two tensors are stored the same way with the same bytes."""
         import torch
 
-        from pydelta.checkpoint.elements import bits
+        from pydelta.checkpoint.elements.bits import bits
 
         rule = self.manifest.rules[a]
         named = rule.rule == RANDOM or (rule.rule == QUANTIZED and self.manifest.transform != NONE)

@@ -9,8 +9,8 @@ import torch
 
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.digest import tensor_digest
-from pydelta.checkpoint.elements import put, take
-from pydelta.checkpoint.layout import arranged, output
+from pydelta.checkpoint.elements.bits import put, take
+from pydelta.checkpoint.folders.layout import arranged, output
 from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.staging import Pathlike, check_output
 from pydelta.checkpoint.workers import Workers

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from pydelta.checkpoint.elements import bits
+from pydelta.checkpoint.elements.bits import bits
 from pydelta.core.check import compute_dtype
 from pydelta.core.masks import Mask, RandomMask
 from pydelta.ops import mask_rescale

@@ -11,9 +11,9 @@ import torch
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.digest import fingerprint, tensor_digest
-from pydelta.checkpoint.kinds import counts_up, is_index, scales_of
-from pydelta.checkpoint.own_files import own_files
+from pydelta.checkpoint.folders.own_files import own_files
 from pydelta.checkpoint.progress import progress
+from pydelta.checkpoint.quantised.kinds import counts_up, is_index, scales_of
 from pydelta.checkpoint.reader import as_checkpoint
 from pydelta.checkpoint.spool import Spool
 from pydelta.checkpoint.staging import Pathlike, check_output, staged

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydelta.checkpoint.locate import name_of
+from pydelta.checkpoint.folders.locate import name_of
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.merging.methods import METHODS
 from pydelta.merging.planning.items import VOCABULARIES, Mismatches
@@ -92,7 +92,7 @@ def merge(
         input_dims: shell patterns of tensor names -> input axis, where it is not the last one.
         mergekit: count as mergekit does where it departs from the papers; ``docs/mergekit.md`` has the list.
         dequantize: for paths: read fp8 weights with scales, and MXFP4, as bf16; see
-            :class:`pydelta.checkpoint.dequantised.Dequantised`.
+            :class:`pydelta.checkpoint.quantised.dequantised.Dequantised`.
         out: for paths: one file if it ends in ``.safetensors``, else a folder.
         device: where the arithmetic runs; state dicts stay where they are.
         max_shard_bytes: of the files; default the base's shards.

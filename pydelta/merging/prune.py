@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydelta.checkpoint.locate import name_of
+from pydelta.checkpoint.folders.locate import name_of
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.merging.planning.items import VOCABULARIES, Mismatches, TensorPlan
 from pydelta.merging.planning.job import check_merge

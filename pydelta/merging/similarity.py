@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from pydelta.checkpoint import Checkpoint
-from pydelta.checkpoint.dequantised import open_checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
-from pydelta.checkpoint.kinds import counts_up, listed, same_bytes
 from pydelta.checkpoint.progress import progress
+from pydelta.checkpoint.quantised.dequantised import open_checkpoint
+from pydelta.checkpoint.quantised.kinds import counts_up, listed, same_bytes
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.tensor_names import FLOATS, group_of
 from pydelta.checkpoint.tensors import TORCH

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
-from pydelta.checkpoint.layout import layout_of, output
+from pydelta.checkpoint.folders.layout import layout_of, output
 from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.staging import check_output
 from pydelta.checkpoint.tensor_names import FLOATS, config_of, known_axes

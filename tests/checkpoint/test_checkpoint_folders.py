@@ -8,8 +8,8 @@ from checkpoints import equal, listing
 
 from pydelta import load_checkpoint, merge, prune, save_checkpoint
 from pydelta.checkpoint import Checkpoint
-from pydelta.checkpoint.beside import differing
-from pydelta.checkpoint.locate import name_of, resolve
+from pydelta.checkpoint.folders.beside import differing
+from pydelta.checkpoint.folders.locate import name_of, resolve
 from pydelta.deltafile import describe, diff
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

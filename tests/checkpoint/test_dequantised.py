@@ -7,8 +7,8 @@ import torch
 from checkpoints import equal
 
 from pydelta import Superposition, load_checkpoint, merge, prune, save_checkpoint
-from pydelta.checkpoint.dequantised import Dequantised
 from pydelta.checkpoint.digest import tensor_digest
+from pydelta.checkpoint.quantised.dequantised import Dequantised
 from pydelta.cli.main import main
 from pydelta.merging.similarity import similarity
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pydelta.checkpoint import rice
+from pydelta.checkpoint.elements import rice
 
 
 @st.composite

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pydelta.checkpoint import Checkpoint
-from pydelta.checkpoint.dequantised import open_checkpoint
 from pydelta.checkpoint.header import ITEMSIZE
-from pydelta.checkpoint.kinds import counts_up, same_bytes
+from pydelta.checkpoint.quantised.dequantised import open_checkpoint
+from pydelta.checkpoint.quantised.kinds import counts_up, same_bytes
 from pydelta.checkpoint.tensor_names import known_axes
 from pydelta.merging.planning.items import Mismatches, TensorPlan
 from pydelta.merging.planning.kept import kept_tensors

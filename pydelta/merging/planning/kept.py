@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from pydelta.checkpoint.header import TensorInfo
-from pydelta.checkpoint.kinds import is_index, listed, quantised_tensors
+from pydelta.checkpoint.quantised.kinds import is_index, listed, quantised_tensors
 from pydelta.checkpoint.tensor_names import FLOATS
 from pydelta.merging.planning.items import Model
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydelta.checkpoint.locate import name_of
+from pydelta.checkpoint.folders.locate import name_of
 from pydelta.merging.method import Method
 from pydelta.merging.methods import METHODS
 from pydelta.merging.recipes.parameters import Level

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydelta.checkpoint.locate import not_found, resolve
+from pydelta.checkpoint.folders.locate import not_found, resolve
 from pydelta.merging.method import Method
 from pydelta.merging.recipes.parameters import Level, setting_faults
 from pydelta.merging.registry import near

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
-from pydelta.checkpoint.beside import differing
-from pydelta.checkpoint.dequantised import Dequantised, unquantised
-from pydelta.checkpoint.folders import SINGLE
-from pydelta.checkpoint.kinds import listed
+from pydelta.checkpoint.folders.beside import differing
+from pydelta.checkpoint.folders.weight_files import SINGLE
+from pydelta.checkpoint.quantised.dequantised import Dequantised, unquantised
+from pydelta.checkpoint.quantised.kinds import listed
 from pydelta.checkpoint.staging import Pathlike
 from pydelta.checkpoint.tensor_names import config_of
 from pydelta.checkpoint.writer import Shards

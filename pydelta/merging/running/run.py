@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydelta.checkpoint.layout import layout_of, output
+from pydelta.checkpoint.folders.layout import layout_of, output
 from pydelta.checkpoint.staging import Pathlike, check_output
 from pydelta.merging.planning.job import CheckedMerge
 from pydelta.merging.running.model_card import card

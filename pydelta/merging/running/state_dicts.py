@@ -11,8 +11,8 @@ import torch
 
 from pydelta.calibration import Calibration
 from pydelta.checkpoint import TensorInfo
-from pydelta.checkpoint.elements import bits
-from pydelta.checkpoint.kinds import may_count
+from pydelta.checkpoint.elements.bits import bits
+from pydelta.checkpoint.quantised.kinds import may_count
 from pydelta.checkpoint.tensors import NAMES, TORCH
 from pydelta.checkpoint.workspace import finite
 from pydelta.merging.planning.items import Mismatches, TensorPlan

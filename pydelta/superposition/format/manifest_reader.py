@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pydelta.checkpoint import TensorInfo
+from pydelta.checkpoint.folders.own_files import plain_path
 from pydelta.checkpoint.header import parse_json
-from pydelta.checkpoint.own_files import plain_path
 from pydelta.checkpoint.tensor_names import FLOATS
 from pydelta.superposition.format.departures import Departures
 from pydelta.superposition.format.form import BITS, DTYPES, StorageForm

@@ -12,7 +12,7 @@ from collections.abc import Container, Mapping, Sequence
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.digest import tensor_digest
-from pydelta.checkpoint.kinds import counts_up, is_index, scales_of
+from pydelta.checkpoint.quantised.kinds import counts_up, is_index, scales_of
 from pydelta.checkpoint.tensor_names import (
     FLOATS,
     NARROW,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydelta.checkpoint import TensorInfo
-from pydelta.checkpoint.kinds import listed
+from pydelta.checkpoint.quantised.kinds import listed
 from pydelta.superposition.format.departures import ROWS
 from pydelta.superposition.format.files import StoreFiles
 from pydelta.superposition.format.form import CODES, PLACES, SCALES, VALUES

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pydelta.checkpoint import Checkpoint, rice
-from pydelta.checkpoint.elements import bits
+from pydelta.checkpoint import Checkpoint
+from pydelta.checkpoint.elements import rice
+from pydelta.checkpoint.elements.bits import bits
 from pydelta.checkpoint.workspace import check_part
 from pydelta.superposition.format.form import PLACES, VALUES
 from pydelta.superposition.format.rules import Rule

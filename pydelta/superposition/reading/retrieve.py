@@ -15,8 +15,8 @@ import torch
 from pydelta import ops
 from pydelta.checkpoint import Checkpoint
 from pydelta.checkpoint.digest import tensor_digest
+from pydelta.checkpoint.folders.layout import arranged, output
 from pydelta.checkpoint.header import ITEMSIZE
-from pydelta.checkpoint.layout import arranged, output
 from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.staging import Pathlike, check_output
 from pydelta.checkpoint.tensors import TORCH

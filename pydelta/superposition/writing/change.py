@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydelta.calibration import Calibration
 from pydelta.checkpoint import Checkpoint
-from pydelta.checkpoint.own_files import own_files, write_files
+from pydelta.checkpoint.folders.own_files import own_files, write_files
 from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.reader import as_checkpoint
 from pydelta.checkpoint.staging import Pathlike

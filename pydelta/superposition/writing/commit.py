@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydelta.checkpoint.own_files import write_synced
+from pydelta.checkpoint.folders.own_files import write_synced
 from pydelta.checkpoint.staging import remove, sync_folder
 from pydelta.superposition.format.files import StoreFiles
 from pydelta.superposition.format.log import locked, write_log, writing_alone

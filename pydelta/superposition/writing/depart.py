@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from pydelta.checkpoint import Checkpoint, TensorInfo
-from pydelta.checkpoint.kinds import is_index, same_bytes
+from pydelta.checkpoint.quantised.kinds import is_index, same_bytes
 from pydelta.checkpoint.tensor_names import FLOATS
 from pydelta.superposition.format.departures import Departures
 from pydelta.superposition.format.rules import BASE, SUPERPOSED, TIED, Rule, is_vocabulary, same_numbers

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import torch
 
-from pydelta.checkpoint import Checkpoint, rice
-from pydelta.checkpoint.elements import put, take
+from pydelta.checkpoint import Checkpoint
+from pydelta.checkpoint.elements import rice
+from pydelta.checkpoint.elements.bits import put, take
 from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.spool import Spool
 from pydelta.checkpoint.workers import Workers

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydelta.checkpoint.beside import copy_beside
-from pydelta.checkpoint.folders import SINGLE, index_name
+from pydelta.checkpoint.folders.beside import copy_beside
+from pydelta.checkpoint.folders.own_files import write_files
+from pydelta.checkpoint.folders.weight_files import SINGLE, index_name
 from pydelta.checkpoint.header import TensorInfo
-from pydelta.checkpoint.own_files import write_files
 from pydelta.checkpoint.reader import Checkpoint
 from pydelta.checkpoint.staging import staged
 from pydelta.checkpoint.writer import Shards, Writer, writing
@@ -62,7 +62,7 @@ def output(
         out: one file if it ends in ``.safetensors``, else a folder.
         shards, metadata: see :func:`layout_of`.
         copy_from: a folder whose other files are copied into the new one; see
-            :func:`pydelta.checkpoint.beside.copy_beside`.
+            :func:`pydelta.checkpoint.folders.beside.copy_beside`.
         own: files of the model's own that take the place of copied ones, by their names below the folder.
         texts: files of the new folder that are not copied but written, by name, as they are when the block
             ends.

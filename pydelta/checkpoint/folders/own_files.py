@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydelta.checkpoint.beside import beside, is_weights
+from pydelta.checkpoint.folders.beside import beside, is_weights
 from pydelta.checkpoint.reader import Checkpoint
 
 _KINDS = (".json", ".jinja", ".model", ".tiktoken", ".txt", ".vocab", ".bpe", ".codes", ".py")

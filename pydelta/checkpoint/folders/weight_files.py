@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
+from pydelta.checkpoint.folders.locate import not_found
 from pydelta.checkpoint.header import parse_json, pickle_error
-from pydelta.checkpoint.locate import not_found
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

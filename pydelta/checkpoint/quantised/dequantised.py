@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydelta.checkpoint.header import TensorInfo
-from pydelta.checkpoint.kinds import method_of, quantised
+from pydelta.checkpoint.quantised.kinds import method_of, quantised
 from pydelta.checkpoint.reader import Checkpoint
 from pydelta.checkpoint.tensor_names import config_of
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydelta.checkpoint.kinds import listed
+from pydelta.checkpoint.quantised.kinds import listed
 
 _WEIGHTS = (
     ".safetensors",

@@ -1,0 +1,1 @@
+"""What lies in a checkpoint's folder beside its tensors: where weights are, and small files."""

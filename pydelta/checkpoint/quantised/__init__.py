@@ -1,0 +1,1 @@
+"""Tensors that nobody may compute with as they lie, and those that can be dequantised."""
