@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import math
@@ -201,7 +202,7 @@ class DeltaFile:
             require(stored in self._file.tensors, f"{stored!r} is missing")
         if rule.rule == WHOLE:
             values = self._file.tensors[stored_name("values", name)]
-            return TensorInfo(name, values.dtype, values.shape)
+            return dataclasses.replace(values, name=name, offset=0)
         require(name in self.manifest.base, "the base has no such tensor")
         base = self.manifest.base[name]
         if rule.rule == QUANTIZED:

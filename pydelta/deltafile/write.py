@@ -12,6 +12,7 @@ import torch
 from pydelta.checkpoint import Checkpoint, TensorInfo
 from pydelta.checkpoint.digest import fingerprint, tensor_digest
 from pydelta.checkpoint.folders.own_files import own_files
+from pydelta.checkpoint.header import ITEMSIZE
 from pydelta.checkpoint.progress import progress
 from pydelta.checkpoint.quantised.kinds import counts_up, is_index, scales_of
 from pydelta.checkpoint.reader import as_checkpoint
@@ -49,8 +50,9 @@ def write(
         for info in model.tensors.values():
             entry = _encode(origin, model, info, manifest, lossless=info.name in plain)
             manifest.rules[info.name] = entry.rule
+            carried = info.dtype not in ITEMSIZE and entry.rule.rule == WHOLE  # as bytes, under its own dtype
             for kind, x in zip(STORED[entry.rule.rule], entry.stored, strict=True):
-                waiting.add(stored_name(kind, info.name), x)
+                waiting.add(stored_name(kind, info.name), x, info if carried else None)
             advance(info.nbytes)
         for name, content in files.items():
             waiting.add(stored_name(FILES, name), torch.frombuffer(bytearray(content), dtype=torch.uint8))
@@ -92,7 +94,8 @@ def _encode(
     lossy = not lossless and info.dtype in FLOATS and len(info.shape) > 1 and info.nbytes > 0
     if not manifest.lossless and info.dtype in (*FLOATS, *NARROW):
         check_finite(model, info.name)
-    if not (_close(base, info) if lossy else _fits(base, info)):
+    # Of a dtype that nobody knows the header alone says how many bytes it takes.
+    if info.size or not (_close(base, info) if lossy else _fits(base, info)):
         return Entry(Rule(WHOLE), (tuned,))
     origin = base.tensor(info.name)
     if not manifest.lossless and info.dtype in (*FLOATS, *NARROW):

@@ -4,11 +4,12 @@ import json
 
 import pytest
 import torch
-from checkpoints import equal
+from checkpoints import entry, equal, raw
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pydelta import deltafile, load_checkpoint, save_checkpoint
+from pydelta.checkpoint import Checkpoint
 from pydelta.cli.main import main
 
 SHAPE = (64, 64)
@@ -97,3 +98,22 @@ def test_a_file_whose_small_files_lie(tmp_path):
     save_file(tensors, file, {"pydelta-delta": json.dumps(content)})
     with pytest.raises(ValueError, match="files must map paths below a folder"):
         deltafile.describe(file)
+
+
+@pytest.mark.parametrize(("code", "shape", "size"), [("F4", (2, 8), 8), ("F6_E2M3", (4,), 3), ("X_9", (), 5)])
+@pytest.mark.parametrize("how", [{"lossless": True}, {"keep": 0.5}])
+def test_dtypes_that_torch_lacks_come_back(tmp_path, code, shape, size, how):
+    """Where the base has other bytes, the same ones, or none."""
+    for name, first in (("base", 0), ("tuned", 1)):
+        header = {"w": entry("F32", (2,), (0, 8)), "x": entry(code, shape, (8, 8 + size))}
+        header |= {"same": entry(code, shape, (8 + size, 8 + 2 * size))}
+        header |= {"new": entry(code, shape, (8 + 2 * size, 8 + 3 * size))} if first else {}
+        data = bytes(8) + bytes(range(first, first + size)) + bytes(range(size)) + bytes(range(size)) * first
+        (tmp_path / f"{name}.safetensors").write_bytes(raw(header, data))
+    base, tuned = tmp_path / "base.safetensors", tmp_path / "tuned.safetensors"
+    file = deltafile.diff(base, tuned, tmp_path / "x.delta", **how)
+    back = Checkpoint(deltafile.patch(base, file, tmp_path / "back.safetensors"))
+    wanted = Checkpoint(tuned)
+    for name in ("x", "same", "new"):
+        assert (back.dtype(name), back.shape(name)) == (code, shape)
+        assert torch.equal(back.tensor(name), wanted.tensor(name))

@@ -1,5 +1,6 @@
 """What lies in a store: golden files, a distrustful reader, the log, the base."""
 
+import errno
 import json
 import os
 import re
@@ -320,3 +321,19 @@ def test_a_read_only_store_is_retrieved_without_a_log(store, monkeypatch):
     monkeypatch.setattr(log, "open", refuses, raising=False)
     assert "scale" in store.retrieve("m0")
     assert (store.path / "log.jsonl").read_bytes() == before
+
+
+def test_a_file_system_without_locks_is_read_on_with_a_warning(store, monkeypatch):
+    from pydelta.superposition.format import log
+
+    def refuses(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    before = (store.path / "log.jsonl").read_bytes()
+    monkeypatch.setattr(log.fcntl, "flock", refuses)
+    with pytest.warns(UserWarning, match="read without a lock: No locks available"):
+        opened = Superposition.open(store.path)
+    assert "scale" in opened.retrieve("m0")
+    assert (store.path / "log.jsonl").read_bytes() == before
+    with pytest.raises(OSError, match="No locks available"):
+        opened.seal()

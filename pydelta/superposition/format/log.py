@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from pydelta.core.version import __version__
 from pydelta.superposition.format.manifest import LOG
 
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EROFS)
+"""What ``flock`` says on file systems that have no locks: some networks', some read-only mounts."""
 
 
 def log_line(event: str, **details: Any) -> str:
@@ -30,21 +33,30 @@ def write_log(store: Path, event: str, **details: Any) -> None:
 
 
 def append_log(store: Path, event: str, **details: Any) -> None:
-    """Adds one line, under the store's lock; a store that cannot be written to stays as it is."""
+    """Adds one line, under the store's lock; a store that cannot be written to or locked stays as it is."""
     try:
         with locked(store):
             write_log(store, event, **details)
     except OSError as error:
-        if error.errno not in _READ_ONLY:
+        if error.errno not in (*_READ_ONLY, *_NO_LOCKS):
             raise
 
 
 @contextmanager
 def locked(store: Path, *, shared: bool = False) -> Iterator[None]:
-    """Holds the advisory lock on the store's folder for a moment: many who open it, or one who changes it."""
+    """Holds the advisory lock on the store's folder for a moment: many who open it, or one who changes it.
+
+    Readers go on without a lock where the file system has none, with a warning: files are named by their
+    content, so what a change could spoil is a reading that fails, not one that is wrong.
+    """
     folder = os.open(store, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        except OSError as error:
+            if not shared or error.errno not in _NO_LOCKS:
+                raise
+            warnings.warn(f"{store}: read without a lock: {error.strerror}", stacklevel=4)
         yield
     finally:
         os.close(folder)
