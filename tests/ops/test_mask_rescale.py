@@ -141,13 +141,6 @@ def test_wanda_ranks_by_input_norms(backend, device):
     assert actual.tolist() == [[1, 0, 3, 0], [4, 3, 0, 0]]
 
 
-def test_infinities_and_nan_that_are_dropped_do_not_show(backend, device):
-    x = torch.tensor([float("inf"), float("nan"), 1.0, -2.0, 3.0], device=device)
-    actual = pydelta.mask_rescale(x, BandMask(0.4, 0.4), backend=backend).tolist()
-    assert actual == truth_of(x.cpu(), BandMask(0.4, 0.4)).tolist()
-    assert all(math.isfinite(value) for value in actual)
-
-
 def test_the_masks_of_the_reference_need_cuts():
     """The reference reads what kernels read: masks by magnitude as cuts."""
     x = normal(4, 16)
