@@ -85,6 +85,11 @@ class TensorInfo:
         return math.prod(self.shape) * _BITS[self.dtype] // 8 if self.dtype in _BITS else self.size
 
     @property
+    def unknown(self) -> bool:
+        """Whether nobody knows the dtype: the header's offsets alone say how many bytes it takes."""
+        return self.dtype not in ITEMSIZE and self.dtype not in _BITS
+
+    @property
     def as_read(self) -> tuple[int, ...]:
         """The shape in memory: that of the header, or (nbytes,) where the dtype is carried as bytes."""
         return self.shape if self.dtype in ITEMSIZE else (self.nbytes,)

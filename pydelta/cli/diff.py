@@ -95,7 +95,7 @@ def report_whole(summary: dict[str, Any]) -> None:
     """Says on stderr which tensors could not be stored as a difference, and why."""
     reasons: dict[str, list[dict[str, Any]]] = {}
     for tensor in summary["tensors"]:
-        if tensor["why"] not in ("", MOSTLY):
+        if tensor.get("why", MOSTLY) != MOSTLY:
             reasons.setdefault(tensor["why"], []).append(tensor)
     for why, tensors in reasons.items():
         names, size = listed([tensor["name"] for tensor in tensors]), sum(x["bytes"] for x in tensors)

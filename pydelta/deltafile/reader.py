@@ -164,8 +164,8 @@ class DeltaFile:
                 "dtype": info.dtype,
                 "shape": list(info.shape),
                 "bytes": sum(self._file.tensors[stored].nbytes for stored in self._stored(name)),
-                "why": self._why(info),
             }
+            | ({"why": why} if (why := self._why(info)) else {})
             for name, info in self.tensors.items()
         ]
         return {

@@ -94,8 +94,7 @@ def _encode(
     lossy = not lossless and info.dtype in FLOATS and len(info.shape) > 1 and info.nbytes > 0
     if not manifest.lossless and info.dtype in (*FLOATS, *NARROW):
         check_finite(model, info.name)
-    # Of a dtype that nobody knows the header alone says how many bytes it takes.
-    if info.size or not (_close(base, info) if lossy else _fits(base, info)):
+    if info.unknown or not (_close(base, info) if lossy else _fits(base, info)):
         return Entry(Rule(WHOLE), (tuned,))
     origin = base.tensor(info.name)
     if not manifest.lossless and info.dtype in (*FLOATS, *NARROW):

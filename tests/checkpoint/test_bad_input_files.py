@@ -146,13 +146,12 @@ def test_every_difference_from_the_base_is_listed_before_any_computing(tmp_path)
     with pytest.raises(ValueError, match="lacks tensors of the base") as caught:
         Superposition.create(tmp_path / "base", paths(tmp_path, models), tmp_path / "store")
     message = str(caught.value)
-    for part in (
-        f"{tmp_path / 'm1.safetensors'} lacks tensors of the base: embed.weight, scale",
-        "has tensors that the base lacks: more",
-        "conv.weight has shape [6, 4, 3, 3], in the base [6, 5, 3, 3]",
-        "layers.0.norm.weight has dtype F16, in the base F32",
-    ):
-        assert part in message
+    assert message.startswith(
+        f"{tmp_path / 'm1.safetensors'} lacks tensors of the base: embed.weight, scale; "
+    )
+    # What a store can keep is no fault: tensors of its own, other shapes and dtypes.
+    assert "more" not in message
+    assert "conv.weight" not in message
     assert "NaN" not in message
     assert listing(tmp_path) == before
 

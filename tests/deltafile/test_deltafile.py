@@ -79,14 +79,17 @@ def test_tensors_that_do_not_fit_the_base_are_stored_whole(tmp_path):
         "head": torch.randn(3, 3),
         "w": base["w"] + torch.eye(9),
     }
-    for options in ({"lossless": True}, {"keep": 1, "rescale": False}):
-        found, stored = round_trip(tmp_path, base, model, **options)
-        assert same_bits(found, model)
-        assert {name for name, entry in stored.items() if entry["rule"] == "whole"} == {
-            "embed",
-            "half",
-            "head",
-        }
+    found, stored = round_trip(tmp_path, base, model, lossless=True)
+    assert same_bits(found, model)
+    whole = {name: entry["why"] for name, entry in stored.items() if entry["rule"] == "whole"}
+    assert whole == {
+        "embed": "shape [12, 8], in the base [10, 8]",
+        "half": "dtype F16, in the base F32",
+        "head": "the base lacks it",
+    }
+    found, stored = round_trip(tmp_path, base, model, keep=1, rescale=False)
+    assert same_bits(found, {**model, "half": model["half"].float()})
+    assert {name for name, entry in stored.items() if entry["rule"] == "whole"} == {"embed", "head"}
 
 
 def test_new_tensors_go_into_the_last_shard(tmp_path):
@@ -352,7 +355,7 @@ def test_paths_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match="folder: a folder is not replaced by a delta file"):
         diff(base, model, tmp_path / "folder", lossless=True, force=True)
     save_checkpoint({f"model.{name}": x for name, x in models["m0"].items()}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="no tensor has name, shape and dtype of one of"):
+    with pytest.raises(ValueError, match="no tensor has name, shape and kind of dtype of one of"):
         diff(base, tmp_path / "other.safetensors", tmp_path / "out", lossless=True)
     assert diff(base, model, file, keep=0.5, force=True) == file
     assert describe(file)["mask"] == "random"

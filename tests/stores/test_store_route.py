@@ -4,6 +4,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 from checkpoints import family, paths
 
@@ -15,7 +16,7 @@ def _carries(value, tuned):
     if isinstance(value, Mapping):
         return any(_carries(x, tuned) for x in value.values())
     values = value if isinstance(value, list | tuple) else [value]
-    return any(isinstance(x, str | os.PathLike) and os.fspath(x) in tuned for x in values)
+    return any(isinstance(x, str | Path) and os.fspath(x) in tuned for x in values)
 
 
 def test_a_path_enters_each_module_once(tmp_path):

@@ -161,13 +161,14 @@ def test_threads_and_backends_change_no_bit(tmp_path):
     assert torch.get_num_threads() == threads
 
 
-def test_small_tensors_are_exact_and_integers_are_the_bases(tmp_path):
+def test_small_tensors_and_integers_that_differ_are_exact(tmp_path):
     base, models, store = make(tmp_path, 3)
     other = {**models["m1"], "position_ids": torch.arange(7) + 100}
     save_checkpoint(other, tmp_path / "m1.safetensors", force=True)
     store = Superposition.create(tmp_path / "base", paths(tmp_path, models), tmp_path / "store", force=True)
     found = store.retrieve("m1")
-    assert torch.equal(found["position_ids"], base["position_ids"])
+    assert torch.equal(found["position_ids"], other["position_ids"])
+    assert torch.equal(store.retrieve("m0")["position_ids"], base["position_ids"])
     assert found["empty"].shape == (0, 40)
     for name in ("scale", "layers.0.norm.weight"):
         assert torch.equal(found[name], models["m1"][name])

@@ -2,11 +2,11 @@
 
 import copy
 import json
-from pathlib import Path
 
 import pytest
 import safetensors
 import torch
+from paths import GOLDEN
 from tensors import assert_same_bits, normal, raises
 from torch import nn
 from vera_models import IDS, Classifier, Model, attached, llama, trained
@@ -294,7 +294,7 @@ def test_adapters_of_compiled_and_wrapped_modules(tmp_path):
         vera.attach(apart, targets=["q_proj"], rank=2)
 
 
-GOLDEN = Path(__file__).parent / "golden" / "vera" / "parts.safetensors"
+PARTS = GOLDEN / "vera" / "parts.safetensors"
 
 
 def golden_adapters():
@@ -308,10 +308,10 @@ def golden_adapters():
 
 def test_the_golden_file_of_version_2_is_read_and_written_again(tmp_path):
     vera.save(tmp_path / "made.safetensors", golden_adapters())
-    assert (tmp_path / "made.safetensors").read_bytes() == GOLDEN.read_bytes()
+    assert (tmp_path / "made.safetensors").read_bytes() == PARTS.read_bytes()
     module = Classifier()
-    adapters = vera.load(GOLDEN, module)
+    adapters = vera.load(PARTS, module)
     vera.save(tmp_path / "again.safetensors", adapters)
-    assert (tmp_path / "again.safetensors").read_bytes() == GOLDEN.read_bytes()
+    assert (tmp_path / "again.safetensors").read_bytes() == PARTS.read_bytes()
     assert adapters.layers["body.2"].b["default"].tolist() == list(range(3, 15))
     assert module.head[1].bias.tolist() == [7, 8, 9]
