@@ -114,7 +114,7 @@ def test_killed_at_every_step(tmp_path, action, options):
     save_checkpoint(base, tmp_path / "base")
     for i in range(4):
         save_checkpoint(
-            {n: x + torch.randn(x.shape) for n, x in base.items()}, tmp_path / f"m{i}.safetensors"
+            {n: x + 0.1 * torch.randn(x.shape) for n, x in base.items()}, tmp_path / f"m{i}.safetensors"
         )
     given = paths(tmp_path, ["m0", "m1"])
     Superposition.create(tmp_path / "base", given, tmp_path / "store", **options)
