@@ -9,11 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydelta.checkpoint.folders.locate import name_of
 from pydelta.checkpoint.staging import Pathlike
-from pydelta.merging.methods import METHODS
-from pydelta.merging.planning.items import VOCABULARIES, Mismatches
-from pydelta.merging.planning.job import check_merge
-from pydelta.merging.recipes.recipe import DTYPES, make_recipe
-from pydelta.merging.running.run import run_merge
 
 if TYPE_CHECKING:
     import torch
@@ -109,6 +104,12 @@ def merge(
             an existing ``out`` without ``force``.
         OSError: a file cannot be read or written.
     """
+    from pydelta.merging.methods import METHODS
+    from pydelta.merging.planning.items import VOCABULARIES, Mismatches
+    from pydelta.merging.planning.job import check_merge
+    from pydelta.merging.recipes.recipe import DTYPES, make_recipe
+    from pydelta.merging.running.run import run_merge
+
     chosen = METHODS.get(method)
     named = _named(models)
     files = not any(isinstance(x, Mapping) for x in [base, *named.values()])

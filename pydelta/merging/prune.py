@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydelta.checkpoint.folders.locate import name_of
 from pydelta.checkpoint.staging import Pathlike
-from pydelta.merging.planning.items import VOCABULARIES, Mismatches, TensorPlan
-from pydelta.merging.planning.job import check_merge
-from pydelta.merging.pruning import PRUNINGS
-from pydelta.merging.recipes.recipe import make_recipe
-from pydelta.merging.running.run import run_merge
 
 if TYPE_CHECKING:
     import torch
 
     from pydelta.calibration import Calibration
+    from pydelta.merging.planning.items import TensorPlan
 
 
 def prune(
@@ -70,6 +66,12 @@ def prune(
         TypeError, ValueError, OSError: as :func:`pydelta.merge`; wanda without a calibration, or with one of
             another model.
     """
+    from pydelta.merging.planning.items import VOCABULARIES, Mismatches
+    from pydelta.merging.planning.job import check_merge
+    from pydelta.merging.pruning import PRUNINGS
+    from pydelta.merging.recipes.recipe import make_recipe
+    from pydelta.merging.running.run import run_merge
+
     pruning = PRUNINGS.get(method)
     files = not (isinstance(base, Mapping) or isinstance(tuned, Mapping))
     if files != (out is not None):
