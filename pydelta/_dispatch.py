@@ -106,10 +106,10 @@ def _kernel(op: str, device: str, dtype: torch.dtype, forced: str) -> Kernel:
             raise ValueError(
                 f"[{public}] backend {backend} must be able to take {kind}, got backend={backend!r}"
             )
-        found = _load(backend, op)
-        if found is None:
+        loaded = _load(backend, op)
+        if loaded is None:
             raise ValueError(f"[{public}] backend must be one that has this op, got {backend!r}")
-        return found
+        return loaded
     able = (b for b in BACKENDS if _takes(b, device, dtype) and not missing(b))
     return next(kernel for b in able if (kernel := _load(b, op)) is not None)
 
@@ -118,8 +118,8 @@ def _load(backend: str, op: str) -> Kernel | None:
     """The backend's kernel; None where it has none yet, and the reference does the work."""
     module = importlib.import_module(_MODULES[backend])
     if backend == "reference":
-        found = getattr(module, op)
-        return found if op.endswith("_") else _writing(found)
+        function = getattr(module, op)
+        return function if op.endswith("_") else _writing(function)
     if backend == "triton":
         return getattr(module, op, None)
     extension = module.extension(backend)
@@ -153,16 +153,16 @@ def _writing(reference: Callable[..., Any]) -> Kernel:
     return into
 
 
-def _copy(out: Any, found: Any) -> None:
+def _copy(out: Any, result: Any) -> None:
     """A result into its place: a tensor, a tuple of them, or the tensors of a dataclass."""
-    if isinstance(found, torch.Tensor):
-        out.copy_(found)
+    if isinstance(result, torch.Tensor):
+        out.copy_(result)
         return
-    if isinstance(found, tuple):
-        for place, part in zip(out, found, strict=True):
-            place.copy_(part)
+    if isinstance(result, tuple):
+        for target, part in zip(out, result, strict=True):
+            target.copy_(part)
         return
-    for field in dataclasses.fields(found):
-        value = getattr(found, field.name)
+    for field in dataclasses.fields(result):
+        value = getattr(result, field.name)
         if isinstance(value, torch.Tensor):
             getattr(out, field.name).copy_(value)

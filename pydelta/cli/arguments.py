@@ -157,9 +157,9 @@ def add_out_dtype_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def report_departures(found: dict[str, Any]) -> None:
+def report_departures(summary: dict[str, Any]) -> None:
     """Says on stderr what models of a store have otherwise than their base."""
-    for name, model in found["models"].items():
+    for name, model in summary["models"].items():
         if model["departs"]:
             print(f"{name}: {model['departs']}", file=sys.stderr)
 

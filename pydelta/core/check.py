@@ -124,10 +124,10 @@ def flag(op: str, name: str, value: object) -> bool:
 
 
 def fraction(op: str, name: str, value: object) -> float:
-    found = number(op, name, value)
-    if not 0 <= found <= 1:
+    parsed = number(op, name, value)
+    if not 0 <= parsed <= 1:
         raise ValueError(f"[{op}] {name} must lie in [0, 1], got {value}")
-    return found
+    return parsed
 
 
 def choice(op: str, name: str, value: object, known: Sequence[str]) -> str:
@@ -151,38 +151,38 @@ def sequence(op: str, name: str, values: object) -> Sequence[Any]:
 
 def models(op: str, tuned: object, base: torch.Tensor | None) -> list[torch.Tensor]:
     """K >= 1 floating tensors like ``base`` or the first of them, for an op that is not differentiable."""
-    found = sequence(op, "tuned", tuned)
-    if not found:
+    entries = sequence(op, "tuned", tuned)
+    if not entries:
         raise ValueError(f"[{op}] tuned must hold at least one tensor, got none")
-    first, of = (found[0], "tuned[0]") if base is None else (base, "base")
+    first, of = (entries[0], "tuned[0]") if base is None else (base, "base")
     floating(op, of, first)
     shape, dtype, device = first.shape, first.dtype, first.device
-    for i, x in enumerate(found):
+    for i, x in enumerate(entries):
         if x.__class__ is torch.Tensor and x.dtype is dtype and x.shape == shape and x.device == device:
             continue  # as nearly always: no words are made for them
         floating(op, f"tuned[{i}]", x)
         alike(op, f"tuned[{i}]", x, of, first)
         dtype_of(op, f"tuned[{i}]", x, dtype)
-    return [x.detach() if x.requires_grad else x for x in found]
+    return [x.detach() if x.requires_grad else x for x in entries]
 
 
 def keys(op: str, values: object, expected: int) -> Sequence[Key]:
     """K keys."""
-    found = sequence(op, "keys", values)
-    count(op, "keys", found, expected)
-    for i, value in enumerate(found):
+    entries = sequence(op, "keys", values)
+    count(op, "keys", entries, expected)
+    for i, value in enumerate(entries):
         if value.__class__ is not Key:
             key(op, f"keys[{i}]", value)
-    return found
+    return entries
 
 
 def weights(op: str, values: object, expected: int) -> list[float]:
     """K numbers, 1 for each model where there are none."""
     if values is None:
         return [1.0] * expected
-    found = sequence(op, "weights", values)
-    count(op, "weights", found, expected)
-    return [number(op, f"weights[{i}]", w) for i, w in enumerate(found)]
+    factors = sequence(op, "weights", values)
+    count(op, "weights", factors, expected)
+    return [number(op, f"weights[{i}]", w) for i, w in enumerate(factors)]
 
 
 def index(op: str, name: str, value: object) -> int:

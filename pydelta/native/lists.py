@@ -22,8 +22,8 @@ def _numels(xs: Sequence[torch.Tensor]) -> list[int]:
 
 def _dtype(xs: Sequence[torch.Tensor | None] | None, default: torch.dtype) -> int:
     """What a list holds: its tensors agree in it."""
-    found = xs[0] if xs else None
-    return DTYPES[default if found is None else found.dtype]
+    first = xs[0] if xs else None
+    return DTYPES[default if first is None else first.dtype]
 
 
 def square_sums(

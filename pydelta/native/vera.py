@@ -41,9 +41,9 @@ def times(ext: ModuleType, x: torch.Tensor, w: torch.Tensor, out: torch.Tensor, 
         vera.blas(x, w, out, add)
         return
     x = x.contiguous()
-    strides, place = (stored.stride(0), out.stride(0)), (stored.data_ptr(), out.data_ptr())
+    strides, pointers = (stored.stride(0), out.stride(0)), (stored.data_ptr(), out.data_ptr())
     by_position(
-        x, ext.few_rows, x.data_ptr(), *place, DTYPES[x.dtype], *x.shape, len(w), *strides, across, add
+        x, ext.few_rows, x.data_ptr(), *pointers, DTYPES[x.dtype], *x.shape, len(w), *strides, across, add
     )
 
 

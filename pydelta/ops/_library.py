@@ -52,8 +52,8 @@ def define(
     torch.library.register_fake(f"pydelta::{name}", fake, lib=_LIBRARY)
     if backward is not None:
         torch.library.register_autograd(f"pydelta::{name}", backward, setup_context=save, lib=_LIBRARY)
-    found: Callable[..., Any] = getattr(torch.ops.pydelta, name).default
-    return found
+    operator: Callable[..., Any] = getattr(torch.ops.pydelta, name).default
+    return operator
 
 
 def register(
@@ -114,13 +114,13 @@ def register_tuple(
 
 def _tensors(values: Sequence[Any]) -> list[torch.Tensor]:
     """The tensors among a schema's values, and in its lists of them."""
-    found = []
+    flat = []
     for value in values:
         if isinstance(value, torch.Tensor):
-            found.append(value)
+            flat.append(value)
         elif isinstance(value, list) and value and not isinstance(value[0], (int, float)):
-            found += [x for x in value if isinstance(x, torch.Tensor)]
-    return found
+            flat += [x for x in value if isinstance(x, torch.Tensor)]
+    return flat
 
 
 def no_grad_into_out(op: str, inputs: Sequence[torch.Tensor]) -> None:

@@ -16,14 +16,16 @@ MaybeTensors = Sequence["torch.Tensor | None"]
 
 def tensors(op: str, name: str, values: object) -> list[torch.Tensor]:
     """Dense floating tensors of one device."""
-    found = list(check.sequence(op, name, values))
+    entries = list(check.sequence(op, name, values))
     # Lists may be long, so good ones are passed by a look at all of them at once.
-    if not {type(x) for x in found} <= _TENSORS or not _good(found):
-        for i, x in enumerate(found):
+    if not {type(x) for x in entries} <= _TENSORS or not _good(entries):
+        for i, x in enumerate(entries):
             check.floating(op, f"{name}[{i}]", x)
-            if x.device != found[0].device:
-                raise ValueError(f"[{op}] {name} must be on one device, got {found[0].device} and {x.device}")
-    return found
+            if x.device != entries[0].device:
+                raise ValueError(
+                    f"[{op}] {name} must be on one device, got {entries[0].device} and {x.device}"
+                )
+    return entries
 
 
 _TENSORS = {torch.Tensor, torch.nn.Parameter}
@@ -37,42 +39,42 @@ def _good(xs: Tensors) -> bool:
 
 def beside(op: str, name: str, values: object, of: str, params: Tensors, wide: bool = False) -> Tensors:
     """One tensor for each of ``params``, of its shape, device and dtype; ``wide``: of its compute dtype."""
-    found = tensors(op, name, values)
-    _shapes(op, name, found, of, params)
+    entries = tensors(op, name, values)
+    _shapes(op, name, entries, of, params)
     kinds = {p.dtype for p in params}
     if wide:
         kinds = {check.compute_dtype(kind) for kind in kinds}
-    if len(kinds) > 1 or {x.dtype for x in found} != kinds:
-        for i, (x, p) in enumerate(zip(found, params, strict=True)):
+    if len(kinds) > 1 or {x.dtype for x in entries} != kinds:
+        for i, (x, p) in enumerate(zip(entries, params, strict=True)):
             check.dtype_of(op, f"{name}[{i}]", x, check.compute_dtype(p.dtype) if wide else p.dtype)
-    return found
+    return entries
 
 
 def sources_of(op: str, name: str, values: object, of: str, params: Tensors) -> Tensors:
     """What ``params`` or their weights are read from: of the parameter's dtype, or of its compute dtype."""
-    found = tensors(op, name, values)
-    _shapes(op, name, found, of, params)
-    if len({x.dtype for x in (*found, *params)}) > 1:
-        for i, (x, p) in enumerate(zip(found, params, strict=True)):
+    entries = tensors(op, name, values)
+    _shapes(op, name, entries, of, params)
+    if len({x.dtype for x in (*entries, *params)}) > 1:
+        for i, (x, p) in enumerate(zip(entries, params, strict=True)):
             if x.dtype is not p.dtype:
                 check.dtype_of(op, f"{name}[{i}]", x, check.compute_dtype(p.dtype))
-    return found
+    return entries
 
 
 def maybe_beside(op: str, name: str, values: object, of: str, params: Tensors) -> MaybeTensors:
     """None, or a tensor of any floating dtype, for each of ``params``; float64 goes with float64."""
-    found = list(check.sequence(op, name, values))
-    _same_number(op, name, found, of, params)
-    absent = any(x is None for x in found)
-    xs = [x for x in found if x is not None] if absent else found
-    ps = [p for x, p in zip(found, params, strict=True) if x is not None] if absent else params
+    entries = list(check.sequence(op, name, values))
+    _same_number(op, name, entries, of, params)
+    absent = any(x is None for x in entries)
+    xs = [x for x in entries if x is not None] if absent else entries
+    ps = [p for x, p in zip(entries, params, strict=True) if x is not None] if absent else params
     if not ({type(x) for x in xs} <= _TENSORS and _good(xs) and _alike(xs, ps) and _one_precision(xs, ps)):
-        for i, (x, p) in enumerate(zip(found, params, strict=True)):
+        for i, (x, p) in enumerate(zip(entries, params, strict=True)):
             if x is not None:
                 check.floating(op, f"{name}[{i}]", x)
                 check.alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
                 _same_precision(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
-    return found
+    return entries
 
 
 def _one_precision(xs: Tensors, ps: Tensors) -> bool:
@@ -85,16 +87,18 @@ def _same_precision(op: str, name: str, x: torch.Tensor, of: str, p: torch.Tenso
         raise ValueError(f"[{op}] {rule}, got {check.name_of(x.dtype)}")
 
 
-def _same_number(op: str, name: str, found: Sequence[object], of: str, params: Tensors) -> None:
-    if len(found) != len(params):
-        raise ValueError(f"[{op}] {name} must have as many entries as {of} ({len(params)}), got {len(found)}")
+def _same_number(op: str, name: str, entries: Sequence[object], of: str, params: Tensors) -> None:
+    if len(entries) != len(params):
+        raise ValueError(
+            f"[{op}] {name} must have as many entries as {of} ({len(params)}), got {len(entries)}"
+        )
 
 
-def _shapes(op: str, name: str, found: Tensors, of: str, params: Tensors) -> None:
+def _shapes(op: str, name: str, entries: Tensors, of: str, params: Tensors) -> None:
     """As many, of the same shapes, on the same device."""
-    _same_number(op, name, found, of, params)
-    if not _alike(found, params):
-        for i, (x, p) in enumerate(zip(found, params, strict=True)):
+    _same_number(op, name, entries, of, params)
+    if not _alike(entries, params):
+        for i, (x, p) in enumerate(zip(entries, params, strict=True)):
             check.alike(op, f"{name}[{i}]", x, f"{of}[{i}]", p)
 
 
@@ -117,10 +121,10 @@ def scalar(op: str, name: str, x: object, device: torch.device) -> torch.Tensor:
 
 
 def at_least_zero(op: str, name: str, value: object) -> float:
-    found = check.number(op, name, value)
-    if found < 0:
+    parsed = check.number(op, name, value)
+    if parsed < 0:
         raise ValueError(f"[{op}] {name} must be at least 0, got {value}")
-    return found
+    return parsed
 
 
 def device_of(params: Tensors) -> torch.device:
@@ -145,10 +149,10 @@ def groups(*lists: MaybeTensors) -> Iterator[tuple[list[int], list[MaybeTensors]
         yield places, [[values[i] for i in places] if values else values for values in lists]
 
 
-def put(sums: torch.Tensor, places: list[int], found: torch.Tensor) -> None:
+def put(sums: torch.Tensor, places: list[int], group_sums: torch.Tensor) -> None:
     """A group's sums into the list's, without an index that a device would have to be sent."""
-    if found is not sums:
-        torch._foreach_copy_([sums[place] for place in places], list(found.unbind()))
+    if group_sums is not sums:
+        torch._foreach_copy_([sums[i] for i in places], list(group_sums.unbind()))
 
 
 def dense(values: MaybeTensors) -> MaybeTensors:

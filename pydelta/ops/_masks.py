@@ -40,11 +40,11 @@ def kernel_masks(
     """The masks of K models, as kernels read them."""
     if masks is None:
         return [None] * len(models)
-    found = check.sequence(op, "masks", masks)
-    check.count(op, "masks", found, len(models))
+    entries = check.sequence(op, "masks", masks)
+    check.count(op, "masks", entries, len(models))
     return [
         kernel_mask(op, f"masks[{i}]", mask, x, base, start, backend)
-        for i, (mask, x) in enumerate(zip(found, models, strict=True))
+        for i, (mask, x) in enumerate(zip(entries, models, strict=True))
     ]
 
 

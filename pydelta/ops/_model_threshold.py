@@ -37,7 +37,7 @@ def _cut(pairs: Pairs, rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     if rank == 0:
         return [_pair(x, torch.inf, 0) for x, _ in pairs()]
     code, left = _select(pairs, rank)
-    found = []
+    cuts = []
     for x, base in pairs():
         value, index, seen = 0.0, 0, 0
         for codes in _codes(x, base):
@@ -47,8 +47,8 @@ def _cut(pairs: Pairs, rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
                 index = seen + int(ties[-1]) + 1
             seen += len(codes)
         value = torch.tensor(code, dtype=_bits(x)).view(compute_dtype(x.dtype)).item()
-        found.append(_pair(x, value, index))
-    return found
+        cuts.append(_pair(x, value, index))
+    return cuts
 
 
 def _select(pairs: Pairs, rank: int) -> tuple[int, int]:
@@ -63,9 +63,9 @@ def _select(pairs: Pairs, rank: int) -> tuple[int, int]:
                 digits = high[high >> _DIGIT == prefix] & (_BINS - 1)
                 counts += digits.bincount(minlength=_BINS).cpu()
         reached = counts.flip(0).cumsum(0)
-        place = int(torch.searchsorted(reached, rank))
-        rank -= int(reached[place - 1]) if place else 0
-        prefix = prefix << _DIGIT | (_BINS - 1 - place)
+        digit = int(torch.searchsorted(reached, rank))
+        rank -= int(reached[digit - 1]) if digit else 0
+        prefix = prefix << _DIGIT | (_BINS - 1 - digit)
     return prefix, rank
 
 

@@ -34,10 +34,10 @@ def _run(
         for places, (p, g, m, v, base, w) in _lists.groups(ps, grads, ms, vs, bases, ws):
             if places:
                 kernel = _dispatch.kernel("adamr_step_", params[places[0]], backend)
-                found = sums if len(places) == len(params) or not counts else sums.new_empty(len(places))
+                group_sums = sums if len(places) == len(params) or not counts else sums.new_empty(len(places))
                 lists = p, _lists.dense(g), m, v, _lists.dense(base), w
-                kernel(*lists, pull, **options, sums=found if counts else None)
-                _lists.put(sums, places, found)
+                kernel(*lists, pull, **options, sums=group_sums if counts else None)
+                _lists.put(sums, places, group_sums)
     return sums
 
 
@@ -124,10 +124,10 @@ def adamr_step_(
     flags = check.flag(op, "l1", l1), check.flag(op, "sums", sums)
     chosen = check.backend(op, backend)
     with torch.no_grad():
-        found: torch.Tensor = _op(
+        squares: torch.Tensor = _op(
             weights, slopes, first, second, origins, wide, pull, step, *numbers, *flags, chosen
         )
-    return found
+    return squares
 
 
 def adam_numbers(op: str, lr: object, betas: object, eps: object) -> tuple[float, list[float], float]:

@@ -155,13 +155,13 @@ def magnitude_threshold(
     return MagnitudeThreshold(low, low_index, high, high_index, group, column_norm)
 
 
-def _pair(op: str, place: str, x: object, base: object) -> tuple[torch.Tensor, torch.Tensor | None]:
-    check.floating(op, f"x{place}", x)
+def _pair(op: str, label: str, x: object, base: object) -> tuple[torch.Tensor, torch.Tensor | None]:
+    check.floating(op, f"x{label}", x)
     assert isinstance(x, torch.Tensor)
     if base is None:
         return without_grad(x), None
-    check.floating(op, f"base{place}", base)
+    check.floating(op, f"base{label}", base)
     assert isinstance(base, torch.Tensor)
-    check.alike(op, f"base{place}", base, f"x{place}", x)
-    check.dtype_of(op, f"base{place}", base, x.dtype)
+    check.alike(op, f"base{label}", base, f"x{label}", x)
+    check.dtype_of(op, f"base{label}", base, x.dtype)
     return without_grad(x), without_grad(base)

@@ -85,8 +85,8 @@ def mask_rescale(
         raise TypeError(f"[{op}] mask must be a mask, got NoneType")
     if out is not None:
         check.out(op, out, delta, delta.dtype)
-    found = _masks.kernel_mask(op, "mask", mask, delta, base, 0, chosen)
-    args = (without_grad(delta), base, *_masks.pack([found]), chosen)
+    lowered = _masks.kernel_mask(op, "mask", mask, delta, base, 0, chosen)
+    args = (without_grad(delta), base, *_masks.pack([lowered]), chosen)
     if out is None:
         return _new(*args)
     _into(*args, out)

@@ -135,8 +135,8 @@ def merge_into(
     dtype = check.out_dtype(op, out_dtype, out, first.dtype)
     if out is not None:
         check.out(op, out, first, dtype)
-    found = _masks.kernel_masks(op, masks, models, base, start, chosen)
-    args = (base, models, *_masks.pack(found), factors, elect, lam, normalize, start, dtype, chosen)
+    lowered = _masks.kernel_masks(op, masks, models, base, start, chosen)
+    args = (base, models, *_masks.pack(lowered), factors, elect, lam, normalize, start, dtype, chosen)
     if out is None:
         return _new(*args)
     _into(*args, out)

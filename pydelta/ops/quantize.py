@@ -70,14 +70,14 @@ def quantize(
     size = group_size(op, group, x.shape[-1])
     x = without_grad(x)
     codes, scales = _quantize(x, bits, 0 if group == "row" else size, check.backend(op, backend))
-    found = Quantized(codes, scales, bits, group, tuple(x.shape), x.dtype)
+    made = Quantized(codes, scales, bits, group, tuple(x.shape), x.dtype)
     if out is None:
-        return found
+        return made
     if not isinstance(out, Quantized):
         raise TypeError(f"[{op}] out must be a pydelta.Quantized, got {type(out).__name__}")
-    wanted, given = ((q.bits, q.group, q.shape, q.dtype, q.device) for q in (found, out))
-    if wanted != given:
-        raise ValueError(f"[{op}] out must have bits, group, shape, dtype and device {wanted}, got {given}")
+    wanted, has = ((q.bits, q.group, q.shape, q.dtype, q.device) for q in (made, out))
+    if wanted != has:
+        raise ValueError(f"[{op}] out must have bits, group, shape, dtype and device {wanted}, got {has}")
     out.codes.copy_(codes)
     out.scales.copy_(scales)
     return out

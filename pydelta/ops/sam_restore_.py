@@ -43,6 +43,6 @@ def sam_restore_(
     """
     op = "sam_restore_"
     weights = _lists.tensors(op, "params", params)
-    found = _lists.sources_of(op, "sources", sources, "params", weights)
+    read = _lists.sources_of(op, "sources", sources, "params", weights)
     with torch.no_grad():
-        _op(weights, found, check.backend(op, backend))
+        _op(weights, read, check.backend(op, backend))

@@ -58,7 +58,7 @@ def square_sums(
         RuntimeError: ``backend`` is not there.
     """
     op = "square_sums"
-    found = _lists.tensors(op, "xs", xs)
-    beside = [] if weights is None else _lists.sources_of(op, "weights", weights, "xs", found)
+    tensors = _lists.tensors(op, "xs", xs)
+    beside = [] if weights is None else _lists.sources_of(op, "weights", weights, "xs", tensors)
     with torch.no_grad():
-        return new_sums(found, beside, _lists.at_least_zero(op, "eta", eta), check.backend(op, backend))
+        return new_sums(tensors, beside, _lists.at_least_zero(op, "eta", eta), check.backend(op, backend))

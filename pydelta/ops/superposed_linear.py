@@ -189,10 +189,10 @@ def _check_layer(op: str, x: torch.Tensor, weight: object, superposed: object, b
 def _rows(op: str, model: object, x: torch.Tensor) -> torch.Tensor:
     """The model of each row of ``x``, (rows,) int64 on the CPU."""
     if not isinstance(model, torch.Tensor):
-        given = check.sequence(op, "model", model)
-        if not all(isinstance(k, int) and not isinstance(k, bool) for k in given):
-            raise TypeError(f"[{op}] model must hold integers, got {given!r}")
-        model = torch.tensor(given, dtype=torch.int64)
+        indices = check.sequence(op, "model", model)
+        if not all(isinstance(k, int) and not isinstance(k, bool) for k in indices):
+            raise TypeError(f"[{op}] model must hold integers, got {indices!r}")
+        model = torch.tensor(indices, dtype=torch.int64)
     if model.dtype != torch.int64 or model.device.type != "cpu":
         got = f"{check.name_of(model.dtype)} on {model.device}"
         raise TypeError(f"[{op}] model must hold int64 on cpu, got {got}")

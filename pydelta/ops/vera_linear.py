@@ -103,15 +103,15 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: None) -> tuple[Any, ...]:
         return (None,) * 11
     x, inner, outer, weight, d, b, adapter = ctx.saved_tensors
     needs = [ctx.needs_input_grad[i] for i in (1, 2, 3)]
-    found: list[torch.Tensor | None] = [None] * 3
+    grads: list[torch.Tensor | None] = [None] * 3
     if any(needs):
         settings = ctx.seed, ctx.stream, ctx.cached, ctx.backend
         parts = _operator_back(ctx.n, needs, grad, d, b, inner, outer, weight, adapter, *settings)
-        found = [part if need else None for part, need in zip(parts, needs, strict=True)]
+        grads = [part if need else None for part, need in zip(parts, needs, strict=True)]
     rows = grad.reshape(-1, grad.shape[-1])
     of_weight = rows.mT @ x.reshape(-1, x.shape[-1]) if ctx.needs_input_grad[4] else None
     of_bias = rows.sum(0) if ctx.needs_input_grad[5] else None
-    return None, *found, of_weight, of_bias, None, None, None, None, None
+    return None, *grads, of_weight, of_bias, None, None, None, None, None
 
 
 _operator = define(
@@ -181,12 +181,12 @@ def vera_linear(
     op = "vera_linear"
     for name, tensor in (("x", x), ("d", d), ("b", b)):
         check.floating(op, name, tensor)
-    for name, given in (("weight", weight), ("bias", bias)):
-        if given is not None:
-            check.floating(op, name, given)
+    for name, option in (("weight", weight), ("bias", bias)):
+        if option is not None:
+            check.floating(op, name, option)
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
-        weight, bias = (None if given is None else given.to(dtype) for given in (weight, bias))
+        weight, bias = (None if option is None else option.to(dtype) for option in (weight, bias))
         x = x.to(dtype)
     _check_shapes(x, weight, d, b, bias)
     check_vectors(op, d, b, None if weight is None else weight.shape[0], ("x", x), adapter is not None)

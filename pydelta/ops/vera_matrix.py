@@ -38,8 +38,8 @@ def _new(
 ) -> torch.Tensor:
     out = torch.empty(shape, dtype=dtype, device=device)
     kernel = _dispatch.kernel("vera_matrix", out, backend)
-    place = (shape[0], shape[1]), (start[0], start[1])
-    kernel(key_of(seed, stream), which, place[0], start=place[1], dtype=dtype, device=device, out=out)
+    rectangle = (shape[0], shape[1]), (start[0], start[1])
+    kernel(key_of(seed, stream), which, rectangle[0], start=rectangle[1], dtype=dtype, device=device, out=out)
     return out
 
 
@@ -97,12 +97,12 @@ def vera_matrix(
         )
     if dtype not in check.FLOATS:
         raise TypeError(f"[vera_matrix] dtype must be float32, bfloat16, float16 or float64, got {dtype!r}")
-    place = torch.device("cpu" if device is None else device)
+    target = torch.device("cpu" if device is None else device)
     seeds = to_int64(key.seed), to_int64(key.stream)
-    found: torch.Tensor = _operator(
-        *seeds, which, [rows, columns], [top, left], dtype, place, check.backend("vera_matrix", backend)
+    entries: torch.Tensor = _operator(
+        *seeds, which, [rows, columns], [top, left], dtype, target, check.backend("vera_matrix", backend)
     )
-    return found
+    return entries
 
 
 def _sizes(name: str, value: object) -> tuple[int, int]:

@@ -86,9 +86,9 @@ def vera_merge(
     if out is not None:
         no_grad_into_out(op, [weight, d, b])
         check.out(op, out, weight, weight.dtype)
-    given = (*(without_grad(x) for x in (weight, d, b)), to_int64(key.seed), to_int64(key.stream), backend)
+    inputs = (*(without_grad(x) for x in (weight, d, b)), to_int64(key.seed), to_int64(key.stream), backend)
     if out is None:
-        new: torch.Tensor = _operator(*given)
+        new: torch.Tensor = _operator(*inputs)
         return new
-    _operator_out(*given, out)
+    _operator_out(*inputs, out)
     return out

@@ -91,10 +91,10 @@ def vera_backward(
     grad_b = torch.zeros(b.shape, dtype=compute, device=b.device).reshape(-1, m)
     grad_d.index_add_(0, index, inner * t)
     grad_b.index_add_(0, index, g * ((d_rows * t) @ b_matrix.mT))
-    found = (
+    grads = (
         grad_x.view(*grad.shape[:-1], n).to(grad.dtype),
         grad_d.view(d.shape).to(d.dtype),
         grad_b.view(b.shape).to(b.dtype),
     )
-    x, y, z = (part if need else part.new_empty(0) for part, need in zip(found, needs, strict=True))
+    x, y, z = (part if need else part.new_empty(0) for part, need in zip(grads, needs, strict=True))
     return x, y, z

@@ -136,15 +136,15 @@ def _owners(module: nn.Module, name: str) -> list[Any]:
 
 def fresh_heads(module: nn.Module) -> list[str]:
     """The parts beside the body of a transformers classifier, which no pre-training has seen."""
-    found = []
+    heads = []
     for path, part in parts_of(module).items():
         prefix = getattr(part, "base_model_prefix", "")
         if not prefix or prefix not in part._modules or not _CLASSIFIES.search(type(part).__name__):
             continue
         for name, child in part.named_children():
             if name != prefix and _has_parameters(child):
-                found.append(f"{path}.{name}" if path else name)
-    return found
+                heads.append(f"{path}.{name}" if path else name)
+    return heads
 
 
 def sharers(module: nn.Module) -> dict[int, list[str]]:

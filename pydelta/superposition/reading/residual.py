@@ -54,7 +54,7 @@ class ResidualElements(NamedTuple):
         """As :meth:`put`, of some rows of a matrix.
 
         Args:
-            found: (n, width), those rows.
+            matrix: (n, width), those rows.
             rows: (n,) int64, their indices; a row may come several times.
         """
         width = matrix.shape[1]

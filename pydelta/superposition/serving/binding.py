@@ -186,7 +186,7 @@ def _ties(direct: Live) -> list[str]:
     for name, x in direct.items():
         if type(x.data) is not torch.Tensor or x.is_meta or not x.numel():
             continue
-        place = (x.device, x.data_ptr(), x.shape)
-        if (other := first.setdefault(place, name)) != name:
+        storage = (x.device, x.data_ptr(), x.shape)
+        if (other := first.setdefault(storage, name)) != name:
             problems.append(f"{other!r} and {name!r} are one tensor, in the store two")
     return problems

@@ -122,7 +122,7 @@ class _Maker:
             storages = frozenset().union(*(probe.touched.get(path, ()) for probe in self.probes))
             one, two = (probe.calls[path] for probe in self.probes)
             rows = {
-                p: grows(x, two[i].given[p]) for i, event in enumerate(one) for p, x in event.given.items()
+                p: grows(x, two[i].taken[p]) for i, event in enumerate(one) for p, x in event.taken.items()
             }
             made[path] = Unit(storages, rows)
         return made
@@ -132,7 +132,7 @@ class _Maker:
         if not one or len(one) != len(two):
             return None
         pairs = list(zip(one, two, strict=True))
-        fit = all(a.given.keys() == b.given.keys() and a.made.keys() == b.made.keys() for a, b in pairs)
+        fit = all(a.taken.keys() == b.taken.keys() and a.made.keys() == b.made.keys() for a, b in pairs)
         return pairs if fit else None
 
     def _idle(self, layers: list[str]) -> list[str]:
@@ -141,7 +141,7 @@ class _Maker:
     def _layer(self, path: str) -> bool:
         pairs = self._pairs(path)
         return pairs is not None and all(
-            not self._chosen(path, one) and all(grows(x, two.given[p]) for p, x in one.given.items())
+            not self._chosen(path, one) and all(grows(x, two.taken[p]) for p, x in one.taken.items())
             for one, two in pairs
         )
 
@@ -161,8 +161,8 @@ class _Maker:
 def _clean(one: Event, two: Event) -> bool:
     if one.state or one.written or not one.made:
         return False
-    rows = [grows(x, two.given[p]) for p, x in one.given.items()]
-    shared = [same(x, two.given[p]) for p, x in one.given.items()]
+    rows = [grows(x, two.taken[p]) for p, x in one.taken.items()]
+    shared = [same(x, two.taken[p]) for p, x in one.taken.items()]
     return (
         any(rows)
         and all(a or b for a, b in zip(rows, shared, strict=True))

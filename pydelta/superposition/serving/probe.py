@@ -31,13 +31,13 @@ class Event(NamedTuple):
 
     Attributes:
         stack: the modules that were running, outermost first, without the one that was called.
-        given, made: path -> tensor, of the arguments and of the results.
+        taken, made: path -> tensor, of the arguments and of the results.
         state: whether an argument was an object that may hold tensors, as caches do.
         written: paths of the arguments that the call wrote to.
     """
 
     stack: tuple[str, ...]
-    given: dict[str, Leaf]
+    taken: dict[str, Leaf]
     made: dict[str, Leaf]
     state: bool
     written: frozenset[str]
@@ -85,7 +85,7 @@ class Probe(TorchDispatchMode):
         self, path: str, forward: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
         """One call of a module, recorded."""
-        given, stack = _leaves((args, options)), tuple(self._stack)
+        taken, stack = _leaves((args, options)), tuple(self._stack)
         arguments = {path: storage_of(x) for path, x in tensors((args, options))}
         before, self.written = self.written, set()
         self._stack.append(path)
@@ -95,7 +95,7 @@ class Probe(TorchDispatchMode):
             self._stack.pop()
             own, self.written = self.written, before | self.written
         written = frozenset(path for path, storage in arguments.items() if storage in own)
-        event = Event(stack, given, _leaves(result), bool(states((args, options))), written)
+        event = Event(stack, taken, _leaves(result), bool(states((args, options))), written)
         self.calls.setdefault(path, []).append(event)
         return result
 

@@ -38,9 +38,9 @@ def tensors(x: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 def states(x: Any) -> list[Any]:
     """The stateful objects in a tree, outermost first."""
-    found: list[Any] = []
-    _Walk(lambda path, leaf: leaf, visit=found.append).run(x)
-    return found
+    leaves: list[Any] = []
+    _Walk(lambda path, leaf: leaf, visit=leaves.append).run(x)
+    return leaves
 
 
 def holds_tensor(x: Any) -> bool:

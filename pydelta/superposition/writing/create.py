@@ -55,7 +55,7 @@ def create(
     rules = rules_of(origin, options.input_dims)
     departs = departures(origin, tuned, rules, options.allow_missing)
     small = {name: own_files(origin, model) for name, model in tuned.items()}
-    departs = {name: with_files(found, small[name]) for name, found in departs.items()}
+    departs = {name: with_files(own, small[name]) for name, own in departs.items()}
     check_group(rules, options.form.group)
     for name, calibration in options.calibrations.items():
         check_calibration(name, calibration, rules)

@@ -185,7 +185,7 @@ class DeltaSummer:
             yield one
 
     def _superpose(self, terms: Sequence[_Term], part: Part, **options: Any) -> torch.Tensor | Quantized:
-        found: torch.Tensor | Quantized = superpose(
+        superposed: torch.Tensor | Quantized = superpose(
             terms[0].base,
             [term.tuned for term in terms],
             [term.key for term in terms],
@@ -194,7 +194,7 @@ class DeltaSummer:
             dim=input_axis(part.rule),
             **options,
         )
-        return found
+        return superposed
 
     def _check(self, part: Part, out: torch.Tensor) -> None:
         """Nothing in a sum, or in its scales, is NaN or Inf."""
