@@ -114,7 +114,7 @@ class Mapping5:
     ) -> Conversion | None:
         try:
             conversion = Conversion(converter, own, path, self.model, rules)
-        except Exception:  # transformers' operations stop in many ways; their tensors are then told as lacking
+        except Exception:  # transformers' operations stop in many ways: what they miss is told as lacking
             return None
         for name, shape in conversion.shapes.items():
             x = self.live.get(self.at + name)
