@@ -12,12 +12,14 @@ import torch
 import triton
 import triton.language as tl
 
-from pydelta.core import lists
 from pydelta.core.interpreter import interpreted
+from pydelta.core.lists import CHUNK as _CHUNK
+from pydelta.core.lists import LANES as _LANES
+from pydelta.core.lists import chunks
 
-CHUNK = tl.constexpr(lists.CHUNK)
-LANES = tl.constexpr(lists.LANES)
-STAGES = tl.constexpr(lists.LANES.bit_length() - 1)
+CHUNK = tl.constexpr(_CHUNK)
+LANES = tl.constexpr(_LANES)
+STAGES = tl.constexpr(_LANES.bit_length() - 1)
 WARPS = 4
 
 Tensors = Sequence[torch.Tensor]
@@ -41,11 +43,11 @@ class Table(NamedTuple):
 def table_of(*lists: Tensors) -> Table:
     """One copy to the device, out of pinned memory: the host does not wait for it."""
     numels = [x.numel() for x in lists[0]]
-    places = [(t, start // lists.CHUNK) for t, start in lists.chunks(numels)]
+    places = [(t, start // _CHUNK) for t, start in chunks(numels)]
     addresses = [x.data_ptr() for xs in lists for x in xs]
     firsts, total = [0], 0
     for numel in numels:
-        firsts.append(total := total + -(-numel // lists.CHUNK))
+        firsts.append(total := total + -(-numel // _CHUNK))
     parts = [[i for place in places for i in place], addresses, numels, firsts]
     rows = [part + [0] * (len(part) % 2) for part in parts]  # each begins at a multiple of 16 bytes
     device = lists[0][0].device

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from optim_toy import X, Y, gradient, network, weights
+from optim_toy import X, Y, base_of, gradient, network, same, train, weights
 from tensors import assert_same_bits, raises
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
@@ -15,11 +15,6 @@ from torch.nn.functional import cross_entropy
 from pydelta.optim import SAM, AdamR, MergePerturbation
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is (disabled|unavailable).*:UserWarning")
-
-
-def base_of(model):
-    torch.manual_seed(3)
-    return {name: p.detach() + 0.1 * torch.randn_like(p) for name, p in model.named_parameters()}
 
 
 MAKERS = {
@@ -39,25 +34,6 @@ MAKERS = {
 }
 KINDS = pytest.mark.parametrize("kind", MAKERS)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-
-
-def train(model, optimizer, first, last):
-    for i in range(first, last):
-        x = (X + 0.1 * i).to(model[0].weight.dtype)
-
-        def closure(x=x):
-            optimizer.zero_grad()
-            loss = cross_entropy(model(x).float(), Y)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
-    return weights(model)
-
-
-def same(xs, ys):
-    for x, y in zip(xs, ys, strict=True):
-        assert_same_bits(x, y)
 
 
 @KINDS

@@ -4,9 +4,8 @@ import copy
 
 import pytest
 import torch
-from optim_toy import X, gradient, network, weights
+from optim_toy import X, base_of, gradient, network, same, train, weights
 from tensors import assert_same_bits, raises
-from test_optim_state import base_of, same, train
 from torch import nn
 
 from pydelta.optim import SAM, AdamR, MergePerturbation
