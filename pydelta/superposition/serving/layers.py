@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import functools
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ FUSED = (torch.nn.MultiheadAttention, torch.nn.TransformerEncoderLayer, torch.nn
 """They read their children's weights without calling them, where torch chooses its fast path."""
 
 
-class Served:
+class Served(abc.ABC):
     """A layer whose tensors differ between models, its forward replaced by one that mixes them.
 
     Args:
@@ -71,8 +72,9 @@ class Served:
             )
         return batch
 
+    @abc.abstractmethod
     def mixed(self, batch: Batch, x: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        """The layer's results, row i by the batch's model i."""
 
     def table(self, attribute: str) -> torch.Tensor | None:
         """(models, ...) the exact tensors of an attribute; None where it has none of its own."""
